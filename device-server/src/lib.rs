@@ -1,0 +1,2 @@
+//! One process per device: owns VFIO and the IOMMU mappings, serves one vfio-user client at a time.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]

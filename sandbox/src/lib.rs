@@ -1,0 +1,1 @@
+//! How a process is started with an explicit set of file descriptors and how it loses power.

@@ -1,0 +1,1 @@
+//! Plumbing of the tests: processes, sockets, the lab. It hides plumbing, never inputs.

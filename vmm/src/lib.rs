@@ -1,0 +1,1 @@
+//! KVM, guest RAM, PCI topology and the supervisor stage.
