@@ -1,2 +1,7 @@
 //! One process per device: owns VFIO and the IOMMU mappings, serves one vfio-user client at a time.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+pub mod backends;
+pub mod backend;
+pub mod dma;
+pub mod irq;

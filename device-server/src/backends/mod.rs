@@ -1,0 +1,4 @@
+//! One folder per kind of device.
+
+pub mod test;
+pub mod vfio;

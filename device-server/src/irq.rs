@@ -1,0 +1,1 @@
+//! Eventfds that a client sent: telling them from other file descriptors, and firing them without blocking.
