@@ -1,0 +1,74 @@
+"""The lab machine as a QEMU command line: which devices, at which addresses, with which IOMMU.
+
+The machine is emulated (TCG): it has an IOMMU and nested virtualization whatever this machine has.
+Does not start it (see session.py).
+"""
+
+import pathlib
+
+# QEMU with the firmware, option ROMs and libraries it needs, unpacked from these packages.
+QEMU_SUITE = "bookworm"
+QEMU_PACKAGES = ("qemu-system-x86",)
+QEMU_FOLLOW = r"(?!libperl|libpam)(lib|zlib|qemu-|seabios|ipxe)"
+
+IOMMUS = {
+    "intel": "intel-iommu,intremap=on,caching-mode=on",
+    "intel-no-ir": "intel-iommu,intremap=off,caching-mode=on",
+    "none": None,
+}
+KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet mitigations=off intel_iommu=on iommu=pt"
+
+# Ports that the lab's init opens by these names (see files/lab-init).
+PORTS = ("lab.control", "lab.out", "lab.err", "lab.results")
+
+
+def qemu(root):
+    """The command that runs the QEMU unpacked below `root`, with that root's own dynamic linker and libraries."""
+    root = pathlib.Path(root)
+    folders = [root / name for name in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu") if (root / name).exists()]
+    data = [root / name for name in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")]
+    linker = next(path / "ld-linux-x86-64.so.2" for path in folders if (path / "ld-linux-x86-64.so.2").exists())
+    return [
+        str(linker), "--library-path", ":".join(map(str, folders)), str(root / "usr/bin/qemu-system-x86_64"),
+        *(part for folder in data for part in ("-L", str(folder))),
+    ]
+
+
+def qemu_environment(root):
+    return {"QEMU_MODULE_DIR": str(pathlib.Path(root) / "usr/lib/x86_64-linux-gnu/qemu")}
+
+
+def arguments(options, kernel, initrd, disk, console_log, port_fds):
+    """QEMU's arguments for one run."""
+    iommu = IOMMUS[options.iommu]
+    words = [
+        "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-M", "q35,kernel-irqchip=split",
+        "-smp", str(options.cpus), "-m", str(options.memory),
+        "-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none",
+        *(["-device", iommu] if iommu else []),
+        "-kernel", str(kernel), "-initrd", str(initrd), "-append", KERNEL_COMMAND_LINE,
+        "-chardev", f"file,id=console,path={escaped(console_log)}", "-serial", "chardev:console",
+        *terminal(options.shell),
+        "-drive", f"file={escaped(disk)},if=none,id=lab-disk,format=raw,cache=writeback",
+        "-device", "nvme,drive=lab-disk,serial=bulkhead-lab,addr=4",
+        "-device", "e1000e,addr=5,romfile=",
+        "-device", "virtio-serial-pci,id=lab-ports,addr=1e",
+    ]
+    for name, fd in zip(PORTS, port_fds):
+        identity = name.replace(".", "-")
+        words += ["-chardev", f"socket,id={identity},fd={fd}"]
+        words += ["-device", f"virtserialport,bus=lab-ports.0,chardev={identity},name={name}"]
+    words += options.qemu_arg
+    for device in options.device:
+        words += ["-device", device]
+    return words
+
+
+def terminal(shell):
+    """The second serial port: this terminal, where the user asked for a prompt. Ctrl-A x ends the machine."""
+    return ["-chardev", "stdio,id=terminal,mux=on,signal=off", "-serial", "chardev:terminal"] if shell else []
+
+
+def escaped(path):
+    """A path inside a QEMU option string."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,159 @@
+"""One run of the lab machine: start it, relay its output, hold its deadlines, and leave nothing behind.
+
+Protocol with the machine's init (files/lab-init), on four virtio-serial ports that end here as socketpairs:
+output bytes, error bytes, a tar of the results, and control lines ("READY", "EXIT status", "DONE", "STOP").
+Limits: see the constants; every wait ends at a deadline.
+"""
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import machine
+from report import LabError, progress
+
+STOP_GRACE_S = 15  # between asking the machine to stop the command and killing the machine
+RESULTS_GRACE_S = 60  # for copying the results after the command ended
+MAX_CONTROL_BYTES = 4096
+READ_BYTES = 1 << 16
+PR_SET_PDEATHSIG = 1
+
+EXIT_DIED = 125
+EXIT_TIMEOUT = 124
+
+
+class Session:
+    """Start with `run`, which returns the command's exit status."""
+
+    def __init__(self, options, results_path, qemu_log):
+        self._options = options
+        self._results_path = results_path
+        self._qemu_log = qemu_log
+        self._control = b""
+        self._status = None
+        self._ready = False
+        self._stopped = False
+        self._deadline = time.monotonic() + options.boot_timeout
+        self._end = time.monotonic() + options.timeout if options.timeout else float("inf")
+
+    def run(self, command, environment, console_tail):
+        """`command(port_fds)` is the machine's argv, `console_tail()` the last words of its kernel."""
+        pairs = [socket.socketpair() for _ in machine.PORTS]
+        here, there = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        with open(self._results_path, "wb") as results, open(self._qemu_log, "wb") as log:
+            process = self._start(command([end.fileno() for end in there]), environment, there, log)
+            try:
+                for end in there:
+                    end.close()
+                self._relay(process, dict(zip(machine.PORTS, here)), results)
+            finally:
+                process.kill()
+                process.wait()
+                for end in here:
+                    end.close()
+        return self._outcome(process, console_tail)
+
+    def _start(self, argv, environment, there, log):
+        parent = os.getpid()
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def die_with_parent():
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(EXIT_DIED)
+
+        shell = self._options.shell
+        return subprocess.Popen(
+            argv, stdin=None if shell else subprocess.DEVNULL, stdout=None if shell else subprocess.DEVNULL,
+            stderr=log, pass_fds=[end.fileno() for end in there], preexec_fn=die_with_parent,
+            env={**os.environ, **environment}, start_new_session=not shell,
+        )
+
+    def _relay(self, process, ends, results):
+        """Moves bytes until the machine is gone or out of time."""
+        with selectors.DefaultSelector() as selector:
+            sinks = {
+                "lab.control": self._on_control,
+                "lab.out": lambda data: write_all(sys.stdout.fileno(), data),
+                "lab.err": lambda data: write_all(sys.stderr.fileno(), data),
+                "lab.results": results.write,
+            }
+            for name, end in ends.items():
+                selector.register(end, selectors.EVENT_READ, sinks[name])
+            while selector.get_map():
+                left = min(self._deadline, self._end) - time.monotonic()
+                if left <= 0:
+                    if not self._out_of_time(ends["lab.control"]):
+                        return
+                    continue
+                for key, _ in selector.select(left):
+                    try:
+                        data = key.fileobj.recv(READ_BYTES)
+                    except ConnectionResetError:
+                        data = b""
+                    if data:
+                        key.data(data)
+                    else:
+                        selector.unregister(key.fileobj)
+        try:
+            process.wait(timeout=STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            progress("the machine closed its ports but did not end: killing it")
+
+    def _on_control(self, data):
+        self._control = (self._control + data)[-MAX_CONTROL_BYTES:]
+        *lines, self._control = self._control.split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            if word == "READY" and not self._ready:
+                self._ready = True
+                self._deadline = float("inf")
+                progress("the lab machine is up")
+            elif word == "EXIT" and rest.isdigit() and self._status is None:
+                self._status = int(rest)
+                self._deadline = time.monotonic() + RESULTS_GRACE_S
+
+    def _out_of_time(self, control):
+        """A deadline passed: ask the command to stop once, the second time give up. True to go on."""
+        if not self._ready or self._stopped or self._status is not None:
+            return False
+        progress(f"the command did not end within {self._options.timeout} s: stopping it")
+        self._stopped = True
+        self._end = float("inf")
+        self._deadline = time.monotonic() + STOP_GRACE_S
+        try:
+            control.sendall(b"STOP\n")
+        except OSError:
+            return False
+        return True
+
+    def _outcome(self, process, console_tail):
+        if self._stopped:
+            return EXIT_TIMEOUT
+        if self._status is not None:
+            return self._status
+        if not self._ready and time.monotonic() >= self._deadline:
+            raise LabError(
+                f"the lab machine was not up after {self._options.boot_timeout} s{console_tail()}", EXIT_TIMEOUT)
+        if not self._ready and time.monotonic() >= self._end:
+            raise LabError(f"the timeout of {self._options.timeout} s ended before the lab machine was up", EXIT_TIMEOUT)
+        if process.returncode:
+            raise LabError(f"QEMU ended with status {process.returncode}: {self._qemu_says()}", EXIT_DIED)
+        when = "while the command ran" if self._ready else "before it was up"
+        raise LabError(f"the lab machine ended {when}{console_tail()}", EXIT_DIED)
+
+    def _qemu_says(self):
+        """The last line of QEMU's stderr; its warnings about emulated CPU features are noise."""
+        with open(self._qemu_log, errors="replace") as log:
+            lines = [line.strip() for line in log if "warning: " not in line]
+        return lines[-1] if lines else "it said nothing"
+
+
+def write_all(fd, data):
+    while data:
+        data = data[os.write(fd, data):]
