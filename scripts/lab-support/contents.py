@@ -80,14 +80,22 @@ def busybox_applets(root):
     return done.stdout.split()
 
 
-def modules(loaded, release):
-    """Archive of kernel modules, with the list that init loads."""
+def modules(available, loaded, release):
+    """Archive of kernels.Modules below the kernel's release name, with the list of those that init loads."""
+    folder = f"usr/lib/modules/{release}"
     archive = Archive()
     for name in INDEXES:
-        archive.file(f"lib/modules/{release}/modules.{name}.bin", EMPTY_INDEX)
-    for name, content in loaded:
-        archive.file(f"lib/modules/{name}.ko", content)
-    archive.file("etc/modules", "".join(f"{name}\n" for name, _ in loaded).encode())
+        archive.file(f"{folder}/modules.{name}.bin", EMPTY_INDEX)
+    dependencies, needed = [], set(loaded)
+    for module in reversed(available):
+        if module.name in needed:
+            needed.update(module.needs)
+    for module in available:
+        archive.file(f"{folder}/{module.name}.ko", module.content)
+        dependencies.append(f"{module.name}.ko:" + "".join(f" {name}.ko" for name in module.needs))
+    archive.file(f"{folder}/modules.dep", "".join(f"{line}\n" for line in dependencies).encode())
+    at_boot = [module.name for module in available if module.name in needed]
+    archive.file(f"{folder}/lab-modules", "".join(f"{name}\n" for name in at_boot).encode())
     return archive
 
 
@@ -98,16 +106,16 @@ def guest_init():
     return archive
 
 
-def run(options, guest_kernel, guest_initrd):
-    """Archive of what is particular to one run of the lab machine."""
+def run(options, guest):
+    """Archive of what is particular to one run of the lab machine; `guest` is file name -> content below /lab/guest."""
     archive = Archive()
     archive.tree(FILES / "lab-init", "init")
     for name in ("lab-bind", "lab-unbind", "lab-guest-initrd"):
         archive.tree(FILES / name, f"lab/bin/{name}")
     archive.directory("lab/out")
     archive.directory("lab/in")
-    archive.file("lab/guest/vmlinuz", guest_kernel)
-    archive.file("lab/guest/initrd", guest_initrd)
+    for name, content in guest.items():
+        archive.file(f"lab/guest/{name}", content)
     archive.file("lab/settings", settings(options).encode())
     programs = [(path, f"lab/bin/{path.name}") for path in binaries(options.binaries)]
     programs += [(path, f"lab/in/{path.name}") for path in options.copy_in]

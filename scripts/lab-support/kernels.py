@@ -7,29 +7,42 @@ Does not configure or build kernels.
 import lzma
 import pathlib
 import re
+import struct
 import subprocess
+import typing
 
 from report import LabError
 
-META_PACKAGE = "linux-image-cloud-amd64"
+# What the user calls a kernel -> the Debian suite and the meta package that names it.
+SOURCES = {
+    "6.1": ("bookworm", "linux-image-cloud-amd64"),
+    "6.12": ("trixie", "linux-image-cloud-amd64"),
+    "7": ("trixie-backports", "linux-image-cloud-amd64"),
+    "6.1-generic": ("bookworm", "linux-image-amd64"),
+}
+LAB_KERNELS = ("6.1", "6.12", "7")
 
-# What the user calls a kernel -> the Debian suite whose cloud kernel it is.
-SUITES = {"6.1": "bookworm", "6.12": "trixie", "7": "trixie-backports"}
-
-# The guest always runs this one.
+# The guest boots either of these: the cloud kernel starts faster, the generic one has drivers for all devices.
 GUEST_KERNEL = "6.1"
+GUEST_KERNEL_GENERIC = "6.1-generic"
 
-# Loaded at boot, dependencies first; a name that a kernel has built in is skipped.
+# Loaded at boot, dependencies first; a name that a kernel has built in, or does not have, is skipped.
 LAB_MODULES = (
     "virtio_pci", "virtio_console", "nvme", "kvm", "kvm_amd", "vfio", "vfio_iommu_type1", "vfio_pci",
 )
-GUEST_MODULES = ("nvme", "e1000e", "8250_pci")
+GUEST_MODULES = ("nvme", "e1000e")
+
+# In the guest for modprobe, not loaded at boot: drivers of other devices that QEMU offers to --device.
+GUEST_SPARE_MODULES = (
+    "8139cp", "8139too", "ahci", "e1000", "e100", "igb", "mptsas", "pcnet32", "sd_mod", "sdhci_pci", "tulip", "virtio_blk",
+    "virtio_net", "virtio_pci", "virtio_rng", "virtio_scsi", "vmw_pvscsi", "vmxnet3", "xhci_pci",
+)
 
 
-def download(suite, root):
+def download(suite, meta_package, root):
     """Unpacks the kernel of a packages.Suite into the folder `root`."""
     # The meta package needs linux-image-VERSION, which newer releases split into linux-binary and linux-modules.
-    suite.unpack(suite.closure([META_PACKAGE], r"linux-(image|binary|modules)-"), root)
+    suite.unpack(suite.closure([meta_package], r"linux-(image|binary|modules)-"), root)
 
 
 def image(root):
@@ -46,24 +59,47 @@ def release(root):
     return next(pathlib.Path(root).glob("**/lib/modules/*")).name
 
 
+class Module(typing.NamedTuple):
+    name: str
+    content: bytes
+    needs: tuple  # names of the modules that must be loaded before it
+
+
 def modules(root, wanted):
-    """(name, content) of the modules in `wanted` and what they need, in load order."""
+    """The Modules in `wanted` and what they need, in load order."""
     paths = {module_name(path): path for path in pathlib.Path(root).rglob("*.ko*")}
     ordered = {}
 
     def add(name):
         if name in ordered or name not in paths:
-            return  # built in, or not part of this kernel
+            return
         content = read(paths[name])
-        ordered[name] = None
-        for needed in depends(content):
+        needs = tuple(needed for needed in depends(content) if needed in paths)
+        for needed in needs:
             add(needed)
-        ordered.pop(name)
-        ordered[name] = content
+        ordered[name] = Module(name, content, needs)
 
     for name in wanted:
         add(name)
-    return list(ordered.items())
+    return list(ordered.values())
+
+
+def vmlinux(bzimage):
+    """The ELF kernel inside a bzImage that is compressed with xz, as Debian's generic kernels are.
+
+    Header fields: Linux Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+    """
+    data = pathlib.Path(bzimage).read_bytes()
+    setup_bytes = ((data[0x1F1] or 4) + 1) * 512
+    payload_offset, payload_length = struct.unpack_from("<II", data, 0x248)
+    start = setup_bytes + payload_offset
+    try:
+        elf = lzma.LZMADecompressor().decompress(data[start:start + payload_length])
+    except lzma.LZMAError as error:
+        raise LabError(f"{bzimage} holds no xz-compressed kernel ({error})") from error
+    if elf[:4] != b"\x7fELF":
+        raise LabError(f"{bzimage} holds something else than an ELF kernel")
+    return elf
 
 
 def module_name(path):

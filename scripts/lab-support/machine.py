@@ -7,7 +7,6 @@ Does not start it (see session.py).
 import pathlib
 
 # QEMU with the firmware, option ROMs and libraries it needs, unpacked from these packages.
-QEMU_SUITE = "bookworm"
 QEMU_PACKAGES = ("qemu-system-x86",)
 QEMU_FOLLOW = r"(?!libperl|libpam)(lib|zlib|qemu-|seabios|ipxe)"
 
@@ -51,7 +50,9 @@ def arguments(options, kernel, initrd, disk, console_log, port_fds):
         *terminal(options.shell),
         "-drive", f"file={escaped(disk)},if=none,id=lab-disk,format=raw,cache=writeback",
         "-device", "nvme,drive=lab-disk,serial=bulkhead-lab,addr=4",
-        "-device", "e1000e,addr=5,romfile=",
+        # A network of two, this NIC and QEMU's own 10.0.2.2, which answers ping: nothing reaches this machine.
+        "-netdev", "user,id=lab-net,restrict=on",
+        "-device", "e1000e,netdev=lab-net,addr=5,romfile=",
         "-device", "virtio-serial-pci,id=lab-ports,addr=1e",
     ]
     for name, fd in zip(PORTS, port_fds):

@@ -1,0 +1,72 @@
+"""The artifacts that the lab keeps in its cache, and what each is made from.
+
+An artifact whose recipe is unchanged is not made again: a second start neither downloads nor unpacks.
+"""
+
+import pathlib
+
+import contents
+import kernels
+from packages import Suite
+
+# QEMU and the tools of both machines come from this suite, whatever this machine runs.
+TOOLS_SUITE = "bookworm"
+
+
+class Shelf:
+    """Makes artifacts in a cache.Cache, which the caller holds locked."""
+
+    def __init__(self, cache):
+        self._cache = cache
+        self._suites = {}
+
+    def unpacked(self, name, packages, follow):
+        """A folder with packages, and those they need whose name matches `follow`."""
+        def build(folder):
+            suite = self._suite(TOOLS_SUITE)
+            suite.unpack(suite.closure(packages, follow), folder)
+
+        return self._cache.artifact(name, (TOOLS_SUITE, packages, follow), build)
+
+    def kernel(self, version):
+        """A folder with the unpacked packages of a kernel."""
+        suite, meta_package = kernels.SOURCES[version]
+        return self._cache.artifact(
+            f"kernel-{version}", (suite, meta_package),
+            lambda folder: kernels.download(self._suite(suite), meta_package, folder),
+        )
+
+    def vmlinux(self, kernel):
+        """The ELF kernel of an unpacked kernel."""
+        return self._cache.artifact(
+            f"vmlinux-{kernel.name}", source_of(kernels),
+            lambda path: path.write_bytes(kernels.vmlinux(kernels.image(kernel))),
+        )
+
+    def modules(self, name, kernel, loaded, spare):
+        """An archive of modules of an unpacked kernel."""
+        def build(path):
+            available = kernels.modules(kernel, loaded + spare)
+            with open(path, "wb") as file:
+                contents.modules(available, loaded, kernels.release(kernel)).write(file)
+
+        recipe = (loaded, spare, source_of(contents), source_of(kernels))
+        return self._cache.artifact(f"{name}-{kernel.name}", recipe, build)
+
+    def tools(self, name, root, programs):
+        """An archive of programs out of an unpacked folder."""
+        def build(path):
+            with open(path, "wb") as file:
+                contents.tools(root, programs).write(file)
+
+        return self._cache.artifact(name, (root.name, programs, source_of(contents)), build)
+
+    def _suite(self, name):
+        if name not in self._suites:
+            self._suites[name] = Suite(name, self._cache.folder / "apt" / name)
+        return self._suites[name]
+
+
+def source_of(module):
+    """A change in the code that makes an artifact makes a new artifact."""
+    return pathlib.Path(module.__file__).read_bytes()
