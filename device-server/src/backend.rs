@@ -7,9 +7,11 @@
 //! One session thread owns the backend and calls it from that thread only. A call may block (a reset takes as
 //! long as the hardware takes); it holds up this device's client and nobody else.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use protocol::{DmaMap, Errno, Iova, IovaRange, IrqInfoFlags, RegionFlags, RegionIndex, SetIrqs, SparseArea};
+use protocol::{
+    DmaMap, Errno, Iova, IovaRange, IrqInfoFlags, RegionFlags, RegionIndex, SetIrqs, SparseArea,
+};
 
 /// One region of the device, as DEVICE_GET_REGION_INFO reports it. Size 0 means "not there".
 #[derive(Debug)]
@@ -31,12 +33,22 @@ pub struct Region {
 impl Region {
     /// A region index that this device does not have.
     pub fn absent() -> Region {
-        Region { size: 0, flags: RegionFlags::empty(), areas: Vec::new(), mmap_fd: None, mmap_offset: 0 }
+        Region {
+            size: 0,
+            flags: RegionFlags::empty(),
+            areas: Vec::new(),
+            mmap_fd: None,
+            mmap_offset: 0,
+        }
     }
 
     /// A readable and writable region that is reached by messages only.
     pub fn trapped(size: u64) -> Region {
-        Region { size, flags: RegionFlags::READ | RegionFlags::WRITE, ..Region::absent() }
+        Region {
+            size,
+            flags: RegionFlags::READ | RegionFlags::WRITE,
+            ..Region::absent()
+        }
     }
 }
 
@@ -53,7 +65,10 @@ impl Irq {
     /// An interrupt index that this device does not have. (DEVICE_SET_IRQS on it is refused, but for the
     /// "disable all" form.)
     pub fn absent() -> Irq {
-        Irq { flags: IrqInfoFlags::EVENTFD, count: 0 }
+        Irq {
+            flags: IrqInfoFlags::EVENTFD,
+            count: 0,
+        }
     }
 }
 
@@ -82,12 +97,17 @@ impl DeviceDescription {
 
 /// One device. Errors are what the client gets as errno; the connection lives on.
 pub trait Backend: Send {
-    /// What the device looks like. Must not change between calls.
+    /// What the device looks like. Changes in `client_gone` only.
     fn describe(&self) -> &DeviceDescription;
 
     /// Reads `data.len()` bytes. `offset..offset+len` is inside the region, which is readable; the length is at
     /// least 1 and at most `limits::MAX_DATA_XFER_BYTES`. Any width and alignment may come.
-    fn region_read(&mut self, region: RegionIndex, offset: u64, data: &mut [u8]) -> Result<(), Errno>;
+    fn region_read(
+        &mut self,
+        region: RegionIndex,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Result<(), Errno>;
 
     /// Writes `data`. The same bounds hold as for `region_read`. `dma` reaches client memory that was mapped
     /// without a file descriptor; a device whose DMA the hardware does ignores it.
@@ -121,6 +141,21 @@ pub trait Backend: Send {
     /// The client is gone: forget its eventfds, unmap all its DMA, reset the device. When it returns the device
     /// is as a new client may find it. An error means that the device must not be given to another client.
     fn client_gone(&mut self) -> Result<(), Errno>;
+
+    /// What else than its client the device waits for. The vfio backend waits for nothing: the kernel does it.
+    fn event_source(&mut self) -> Option<&mut dyn EventSource> {
+        None
+    }
+}
+
+/// Something a software device waits for beside its client: a file descriptor that becomes readable.
+pub trait EventSource {
+    /// What to poll for input, if there is anything at this moment. Asked before every wait for a message; while it
+    /// gives something, a message costs one system call more.
+    fn readable_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// It was readable. Must take away what made it so.
+    fn handle(&mut self);
 }
 
 /// Access to client memory by DMA_READ and DMA_WRITE messages, for devices that are software.

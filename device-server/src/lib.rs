@@ -1,7 +1,10 @@
 //! One process per device: owns VFIO and the IOMMU mappings, serves one vfio-user client at a time.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod cli;
+pub mod server;
 pub mod backends;
-pub mod backend;
+pub mod host;
 pub mod dma;
 pub mod irq;
+pub mod backend;

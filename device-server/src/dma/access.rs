@@ -43,6 +43,11 @@ impl SharedDma {
         self.table.insert(map.range, Entry { flags: map.flags, mapping }).map_err(|error| error.errno())
     }
 
+    /// Lets the device reach a range by messages, whatever the client offered.
+    pub fn map_by_messages(&mut self, range: IovaRange, flags: DmaMapFlags) -> Result<(), Errno> {
+        self.table.insert(range, Entry { flags, mapping: None }).map_err(|error| error.errno())
+    }
+
     /// Unmaps exactly this range.
     pub fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
         self.table.remove(range).map(drop).map_err(|error| error.errno())
@@ -94,7 +99,7 @@ impl SharedDma {
     }
 
     /// Whether every byte of the access lies in a map that allows it. The number of maps bounds the work.
-    fn check(&self, iova: Iova, len: usize, needed: DmaMapFlags) -> Result<(), Errno> {
+    pub fn check(&self, iova: Iova, len: usize, needed: DmaMapFlags) -> Result<(), Errno> {
         let mut address = iova;
         let mut left = len;
         while left > 0 {

@@ -3,7 +3,10 @@
 //! The vfio backend maps, hands the address to VFIO_IOMMU_MAP_DMA and drops the mapping again, so that no client
 //! memory stays mapped. A software device keeps it while the DMA map lives (`access.rs`).
 //! Nothing here reads or writes the memory.
-#![expect(unsafe_code, reason = "mmap and munmap of a file descriptor that the client sent")]
+#![expect(
+    unsafe_code,
+    reason = "mmap and munmap of a file descriptor that the client sent"
+)]
 // UNSAFETY: the mapping is made at an address that the kernel picks, is never handed out as a reference, and is
 // unmapped exactly once, on drop.
 
@@ -27,18 +30,38 @@ impl Mapping {
     ///
     /// The caller has judged the fd (`MemorySource::check`): for a memfd sealed against shrinking the pages cannot
     /// vanish, so that no access raises SIGBUS (other than for memory the host cannot provide).
-    pub fn new(fd: BorrowedFd<'_>, file_offset: u64, range: IovaRange, writable: bool) -> Result<Mapping, Errno> {
+    pub fn new(
+        fd: BorrowedFd<'_>,
+        file_offset: u64,
+        range: IovaRange,
+        writable: bool,
+    ) -> Result<Mapping, Errno> {
         let len = usize::try_from(range.len()).map_err(|_| Errno::NOMEM)?;
-        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let protection = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
         // SAFETY: mmap's contract for a fresh shared file mapping:
         // - the address is null and MAP_FIXED is not set: no existing mapping is replaced;
         // - the length is not zero: an `IovaRange` is never empty;
         // - the pointer is only used through `address`, for VFIO and for `VolatileSlice`, never as a reference.
         let address = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, file_offset)
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                MapFlags::SHARED,
+                fd,
+                file_offset,
+            )
         }?;
         let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::NOMEM)?;
-        Ok(Mapping { address, len, writable })
+        Ok(Mapping {
+            address,
+            len,
+            writable,
+        })
     }
 
     /// Where the memory is in this process.

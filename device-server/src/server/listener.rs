@@ -1,0 +1,210 @@
+//! The socket that clients connect to.
+//!
+//! A path is bound only if nobody listens on it: a live socket is never unlinked, a stale one is replaced. Servers that
+//! start at the same time on the same path take turns by a lock on the directory. The socket file has mode 0600
+//! from its first moment and is removed on drop, unless something else has taken its place meanwhile.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use protocol::Errno;
+use rustix::fs::{FlockOperation, Mode};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Clients that may wait while one is served. More are refused by the kernel (EAGAIN), which costs this process
+/// nothing.
+const BACKLOG: i32 = 8;
+
+/// How long to wait for another server that is binding in the same directory.
+const LOCK_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Pause between two attempts to get the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// A listening socket, and the file that belongs to it if this process made it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    file: Option<SocketFile>,
+}
+
+/// Why a socket path could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Something that is no socket is there.
+    #[error("{path} exists and is not a socket: remove it or choose another path")]
+    NotASocket {
+        /// The path of the socket.
+        path: PathBuf,
+    },
+    /// A server listens there.
+    #[error("another server listens on {path}: stop it or choose another path")]
+    InUse {
+        /// The path of the socket.
+        path: PathBuf,
+    },
+    /// Another server holds the directory.
+    #[error("another server is binding a socket in {directory}: try again")]
+    Locked {
+        /// The directory of the socket.
+        directory: PathBuf,
+    },
+    /// The path does not fit into a socket address.
+    #[error("the socket path {path} is too long for a Unix socket (at most 107 bytes)")]
+    TooLong {
+        /// The path of the socket.
+        path: PathBuf,
+    },
+    /// A system call failed.
+    #[error("{step} for the socket {path}")]
+    Os {
+        /// What was tried.
+        step: &'static str,
+        /// The path of the socket.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Binds `path` and listens on it.
+    pub fn bind(path: &Path) -> Result<Listener, ListenError> {
+        let address =
+            SocketAddrUnix::new(path).map_err(|_| ListenError::TooLong { path: path.to_path_buf() })?;
+        let _lock = lock_directory(path)?;
+        remove_if_stale(path, &address)?;
+        let socket = new_socket().map_err(|errno| os(path, "create the socket", errno))?;
+        // The mode that bind gives the file is that of the socket inode, less the umask: set before, so that no
+        // moment exists in which others may connect.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| os(path, "set the mode", errno))?;
+        rustix::net::bind(&socket, &address).map_err(|errno| os(path, "bind", errno))?;
+        let file = SocketFile::new(path).map_err(|source| ListenError::Os {
+            step: "look at the new file",
+            path: path.to_path_buf(),
+            source,
+        })?;
+        rustix::net::listen(&socket, BACKLOG).map_err(|errno| os(path, "listen", errno))?;
+        Ok(Listener { socket, file: Some(file) })
+    }
+
+    /// Uses a socket that somebody else bound and listens on.
+    pub fn from_listening(socket: OwnedFd) -> Listener {
+        Listener { socket, file: None }
+    }
+
+    /// Takes the next client from the backlog. Call when the socket is readable; `None` if the client left again.
+    pub fn accept(&self) -> Result<Option<OwnedFd>, Errno> {
+        match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC) {
+            Ok(stream) => Ok(Some(stream)),
+            Err(Errno::CONNABORTED | Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The file of a bound socket. Removed on drop.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<SocketFile> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(SocketFile { path: path.to_path_buf(), device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
+        if !ours {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "Remove the socket file");
+        }
+    }
+}
+
+/// A listening socket does not block in accept: a client may leave between poll and accept.
+fn new_socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Holds off other servers while the path is judged and bound. Released when the descriptor is dropped.
+fn lock_directory(path: &Path) -> Result<OwnedFd, ListenError> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.as_os_str().to_os_string(),
+        Some(_) | None => OsString::from("."),
+    };
+    let file = fs::File::open(&directory).map_err(|source| ListenError::Os {
+        step: "open the directory",
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let give_up = Instant::now().checked_add(LOCK_DEADLINE);
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(OwnedFd::from(file)),
+            Err(Errno::AGAIN) if give_up.is_some_and(|deadline| Instant::now() < deadline) => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(Errno::AGAIN) => return Err(ListenError::Locked { directory: directory.into() }),
+            Err(errno) => return Err(os(path, "lock the directory", errno)),
+        }
+    }
+}
+
+/// Makes room for a new socket, if what is there is a socket on which nobody listens.
+fn remove_if_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(ListenError::Os { step: "look at the path", path: path.to_path_buf(), source });
+        }
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(ListenError::NotASocket { path: path.to_path_buf() });
+    }
+    let probe = new_socket().map_err(|errno| os(path, "create a socket to probe", errno))?;
+    match rustix::net::connect(&probe, address) {
+        Err(Errno::CONNREFUSED) => {}
+        // Connected, or its backlog is full: somebody listens.
+        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => {
+            return Err(ListenError::InUse { path: path.to_path_buf() });
+        }
+        Err(errno) => return Err(os(path, "probe for a listener", errno)),
+    }
+    fs::remove_file(path).map_err(|source| ListenError::Os {
+        step: "remove the stale file",
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn os(path: &Path, step: &'static str, errno: Errno) -> ListenError {
+    ListenError::Os { step, path: path.to_path_buf(), source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests;
