@@ -1,0 +1,273 @@
+//! One VFIO device: opened, described, read and written, given from one client to the next.
+//!
+//! Between two clients the device is closed and opened again through its group. Closing makes the kernel disable all
+//! interrupts, reset the device and restore its config space; opening resets it again and starts a fresh virtual config
+//! space, and GET_INFO says whether that reset worked. So nothing that a client wrote is left, with one exception that is
+//! found out: a client that still maps a BAR keeps the device open, and then nothing is reset. A mark in the interrupt
+//! line register, which lives in the virtual config space only, shows whether the open file was the last one. Until it
+//! was, or `MAPPINGS_DEADLINE` is over, nobody else is served.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use protocol::{Errno, PciAddress, RegionFlags, RegionIndex, SetIrqs};
+use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
+
+use super::capabilities::ConfigCopy;
+use super::config::ConfigFilter;
+use super::error::OpenError;
+use super::group::Group;
+use super::irqs::{self, Interrupts};
+use super::regions::{KernelRegion, mappable_areas};
+use super::spec::INTERRUPT_LINE;
+use super::{ioctls, reset};
+use crate::backend::{DeviceDescription, Region};
+use crate::host::device::{Sysfs, reset_methods};
+use crate::host::holders;
+
+/// How long a client that has gone may still map a BAR.
+const MAPPINGS_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two looks whether it still does.
+const MAPPINGS_PAUSE: Duration = Duration::from_millis(20);
+/// Largest config space, in bytes.
+const CONFIG_BYTES: u64 = 4096;
+
+/// A device of an open group.
+#[derive(Debug)]
+pub(super) struct VfioDevice {
+    address: PciAddress,
+    /// `None` once it could not be opened for another client.
+    fd: Option<OwnedFd>,
+    description: DeviceDescription,
+    filter: ConfigFilter,
+    interrupts: Interrupts,
+}
+
+impl VfioDevice {
+    /// Opens the device, which resets it. Without a reset it is refused unless `allow_no_reset`.
+    pub(super) fn open(
+        sysfs: &Sysfs,
+        group: &Group,
+        address: PciAddress,
+        allow_no_reset: bool,
+    ) -> Result<VfioDevice, OpenError> {
+        let fd = group
+            .open_device(address)
+            .map_err(OpenError::step("open VFIO device", address))?;
+        let info = ioctls::device_info(fd.as_fd())
+            .map_err(OpenError::step("get the device info", address))?;
+        if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 {
+            return Err(OpenError::NotPci(address));
+        }
+        let reset = info.flags & VFIO_DEVICE_FLAGS_RESET != 0;
+        if !reset && !allow_no_reset {
+            return Err(OpenError::NoReset {
+                address,
+                methods: reset_methods(sysfs, address),
+            });
+        }
+        let (regions, config) =
+            describe_regions(fd.as_fd()).map_err(OpenError::step("get the regions", address))?;
+        let irqs =
+            irqs::query(fd.as_fd()).map_err(OpenError::step("get the interrupts", address))?;
+        let mut device = VfioDevice {
+            address,
+            fd: Some(fd),
+            interrupts: Interrupts::new(&irqs),
+            description: DeviceDescription {
+                reset,
+                regions,
+                irqs,
+            },
+            filter: ConfigFilter::new(config),
+        };
+        device.lend_fd().map_err(|errno| OpenError::Step {
+            step: "duplicate the file descriptor",
+            address,
+            source: errno.into(),
+        })?;
+        Ok(device)
+    }
+
+    /// What the device looks like.
+    pub(super) fn description(&self) -> &DeviceDescription {
+        &self.description
+    }
+
+    /// Reads from a region with one access, or as few as the kernel takes.
+    pub(super) fn read(
+        &self,
+        index: RegionIndex,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Result<(), Errno> {
+        read_all(self.fd()?, self.place(index, offset)?, data)
+    }
+
+    /// Writes to a region with one access, or as few as the kernel takes; to config space what the filter lets pass.
+    pub(super) fn write(&self, index: RegionIndex, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        if index != RegionIndex::CONFIG {
+            return write_all(self.fd()?, self.place(index, offset)?, data);
+        }
+        self.filter.pass(offset, data).iter().try_for_each(|write| {
+            write_all(self.fd()?, self.place(index, write.offset)?, &write.data)
+        })
+    }
+
+    /// Binds, unbinds, masks, unmasks or triggers interrupts.
+    pub(super) fn set_irqs(&mut self, request: SetIrqs) -> Result<(), Errno> {
+        let fd = self.fd.as_ref().ok_or(Errno::NODEV)?;
+        self.interrupts.set(&mut fd.as_fd(), request)
+    }
+
+    /// Resets the device; DMA and bus mastering are off afterwards, interrupts stay bound.
+    pub(super) fn reset(&self) -> Result<(), Errno> {
+        reset::reset(self.fd()?, self.place(RegionIndex::CONFIG, 0)?)
+    }
+
+    /// Stops what the client set going: bus mastering and interrupts.
+    pub(super) fn stop(&mut self) -> Result<(), Errno> {
+        let stopped = reset::stop_dma(self.fd()?, self.place(RegionIndex::CONFIG, 0)?);
+        let fd = self.fd.as_ref().ok_or(Errno::NODEV)?;
+        stopped.and(self.interrupts.disable_all(&mut fd.as_fd()))
+    }
+
+    /// Closes the device and opens it for the next client. An error means that it must not be served any more.
+    pub(super) fn renew(&mut self, group: &Group) -> Result<(), Errno> {
+        let line = self.place(
+            RegionIndex::CONFIG,
+            u64::try_from(INTERRUPT_LINE).map_err(|_| Errno::INVAL)?,
+        )?;
+        let mark = self.mark(line)?;
+        for region in &mut self.description.regions {
+            region.mmap_fd = None;
+        }
+        self.interrupts.forget();
+        self.fd = None;
+        let deadline = Instant::now()
+            .checked_add(MAPPINGS_DEADLINE)
+            .ok_or(Errno::IO)?;
+        let fd = loop {
+            let fd = group.open_device(self.address).map_err(|error| {
+                tracing::error!(device = %self.address, %error, "Open the device for the next client");
+                Errno::from_io_error(&error).unwrap_or(Errno::IO)
+            })?;
+            let mut found = [0];
+            read_all(fd.as_fd(), line, &mut found)?;
+            if found != [mark] {
+                break fd;
+            }
+            drop(fd);
+            if Instant::now() >= deadline {
+                let holders = holders::holders_of_bar_mappings();
+                tracing::error!(device = %self.address, ?holders, "a client that has gone still maps a BAR");
+                return Err(Errno::BUSY);
+            }
+            sleep(MAPPINGS_PAUSE);
+        };
+        let info = ioctls::device_info(fd.as_fd())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        if self.description.reset && info.flags & VFIO_DEVICE_FLAGS_RESET == 0 {
+            tracing::error!(device = %self.address, "the reset between two clients failed");
+            return Err(Errno::IO);
+        }
+        self.fd = Some(fd);
+        self.lend_fd()
+    }
+
+    /// Puts a value into the virtual interrupt line register that a fresh one does not have.
+    fn mark(&self, line: u64) -> Result<u8, Errno> {
+        let fresh = self.filter.opened_with(INTERRUPT_LINE);
+        let mark = !fresh;
+        write_all(self.fd()?, line, &[mark])?;
+        Ok(mark)
+    }
+
+    /// Gives each region that a client may mmap a duplicate of the device fd.
+    fn lend_fd(&mut self) -> Result<(), Errno> {
+        let fd = self.fd.as_ref().ok_or(Errno::NODEV)?;
+        for region in &mut self.description.regions {
+            region.mmap_fd = if region.areas.is_empty() {
+                None
+            } else {
+                Some(rustix::io::fcntl_dupfd_cloexec(fd, 3)?)
+            };
+        }
+        Ok(())
+    }
+
+    fn fd(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.fd.as_ref().map(OwnedFd::as_fd).ok_or(Errno::NODEV)
+    }
+
+    /// Where a byte of a region is in the device fd.
+    fn place(&self, index: RegionIndex, offset: u64) -> Result<u64, Errno> {
+        let region = self.description.region(index).ok_or(Errno::INVAL)?;
+        region.mmap_offset.checked_add(offset).ok_or(Errno::INVAL)
+    }
+}
+
+/// All regions, and a copy of config space.
+fn describe_regions(device: BorrowedFd<'_>) -> std::io::Result<(Vec<Region>, ConfigCopy)> {
+    let config_region = KernelRegion::query(device, RegionIndex::CONFIG.0)?;
+    let len =
+        usize::try_from(config_region.size.min(CONFIG_BYTES)).map_err(std::io::Error::other)?;
+    let mut bytes = vec![0; len];
+    read_all(device, config_region.offset, &mut bytes)?;
+    let config = ConfigCopy::new(bytes);
+    let msix = config.msix();
+    let page = u64::try_from(rustix::param::page_size()).map_err(std::io::Error::other)?;
+    let mut regions = Vec::new();
+    for index in RegionIndex::BAR0.0..RegionIndex::VGA.0 {
+        let kernel = KernelRegion::query(device, index)?;
+        let mut flags = RegionFlags::empty();
+        flags.set(RegionFlags::READ, kernel.readable);
+        flags.set(RegionFlags::WRITE, kernel.writable);
+        let areas = if index < RegionIndex::ROM.0 {
+            mappable_areas(index, &kernel, msix, page)
+        } else {
+            Vec::new()
+        };
+        regions.push(Region {
+            size: kernel.size,
+            flags,
+            areas,
+            mmap_fd: None,
+            mmap_offset: kernel.offset,
+        });
+    }
+    // Legacy VGA ranges are the host's, whatever VFIO would give.
+    regions.push(Region::absent());
+    Ok((regions, config))
+}
+
+fn read_all(fd: BorrowedFd<'_>, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+    let (mut at, mut rest) = (offset, data);
+    while !rest.is_empty() {
+        let done = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, at))?;
+        if done == 0 {
+            return Err(Errno::IO);
+        }
+        rest = rest.get_mut(done..).ok_or(Errno::IO)?;
+        at = at
+            .checked_add(u64::try_from(done).map_err(|_| Errno::IO)?)
+            .ok_or(Errno::IO)?;
+    }
+    Ok(())
+}
+
+fn write_all(fd: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    let (mut at, mut rest) = (offset, data);
+    while !rest.is_empty() {
+        let done = rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, rest, at))?;
+        if done == 0 {
+            return Err(Errno::IO);
+        }
+        rest = rest.get(done..).ok_or(Errno::IO)?;
+        at = at
+            .checked_add(u64::try_from(done).map_err(|_| Errno::IO)?)
+            .ok_or(Errno::IO)?;
+    }
+    Ok(())
+}

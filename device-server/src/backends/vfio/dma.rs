@@ -1,0 +1,204 @@
+//! Which client memory the devices of the group reach: the IOMMU mappings of the group's one type1v2 container.
+//!
+//! For each map: mmap, VFIO_IOMMU_MAP_DMA, munmap. The kernel pins the pages and keeps the mapping, so that nothing of
+//! guest RAM stays mapped in this process (kernel-vfio-facts.md 2.1 and 10). Unmapping is always of whole maps.
+//! A map without a file descriptor is memory by messages, which hardware cannot do: it stays unreachable.
+//!
+//! **What sharing a group means.** The IOMMU cannot tell the devices of a group apart, so all sessions of a server
+//! share one address space: every device of the group reaches what any of its sessions mapped. They must belong to one
+//! VM. So a range that another session mapped already is only counted when it is the same memory (same file, offset and
+//! access), which is what one VM that passes several devices asks; anything else that overlaps is EEXIST. A session that
+//! unmaps a shared range ends its own claim; the range goes when the last claim does.
+//!
+//! Limits: the client's number of maps is bounded by `server/`; the kernel allows 65,535 per container.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use protocol::{DmaMap, DmaMapFlags, Errno, IovaRange};
+use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
+
+use super::ioctls;
+use crate::dma::mapping::Mapping;
+use crate::dma::table::{DmaTable, DmaTableError};
+
+/// Maps that one container takes (module parameter `dma_entry_limit` of vfio_iommu_type1, its default).
+const MAX_MAPS: usize = 65_535;
+
+/// The IOMMU mappings under the table.
+pub(super) trait Iommu: Send {
+    /// Makes the memory reachable at `map.range`. `map.fd` is there.
+    fn map(&mut self, map: &DmaMap) -> Result<(), Errno>;
+    /// Undoes one whole `map`.
+    fn unmap(&mut self, range: IovaRange) -> Result<(), Errno>;
+}
+
+/// VFIO's type1v2 container.
+#[derive(Debug)]
+pub(super) struct Type1 {
+    container: OwnedFd,
+}
+
+impl Type1 {
+    /// The container of an open group.
+    pub(super) fn new(container: OwnedFd) -> Type1 {
+        Type1 { container }
+    }
+}
+
+impl Iommu for Type1 {
+    fn map(&mut self, map: &DmaMap) -> Result<(), Errno> {
+        let fd = map.fd.as_ref().ok_or(Errno::INVAL)?;
+        let writable = map.flags.contains(DmaMapFlags::WRITE);
+        let mut flags = if writable { VFIO_DMA_MAP_FLAG_WRITE } else { 0 };
+        if map.flags.contains(DmaMapFlags::READ) {
+            flags |= VFIO_DMA_MAP_FLAG_READ;
+        }
+        let mapping = Mapping::new(fd.as_fd(), map.file_offset, map.range, writable)?;
+        ioctls::map_dma(self.container.as_fd(), &mapping, map.range, flags).map_err(|error| {
+            let hint = match Errno::from_io_error(&error) {
+                Some(Errno::NOMEM) => {
+                    "raise the memory lock limit (RLIMIT_MEMLOCK) to more than the guest's memory"
+                }
+                Some(Errno::INVAL) => "the IOMMU cannot map these addresses",
+                Some(Errno::EXIST) => "another session of this IOMMU group mapped these addresses",
+                Some(Errno::NOSPC) => "the container has no room for more maps",
+                _ => "see the kernel's log",
+            };
+            tracing::error!(range = ?map.range, %error, hint, "Map client memory for DMA");
+            Errno::from_io_error(&error).unwrap_or(Errno::IO)
+        })
+    }
+
+    fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
+        let unmapped = ioctls::unmap_dma(self.container.as_fd(), range)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            .inspect_err(|error| tracing::error!(?range, %error, "Unmap client memory from DMA"))?;
+        if unmapped == range.len() {
+            return Ok(());
+        }
+        tracing::error!(
+            ?range,
+            unmapped,
+            "Unmap client memory from DMA: the kernel unmapped another size"
+        );
+        Err(Errno::IO)
+    }
+}
+
+/// Which session a claim belongs to: the number of its device in the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SessionId(pub(super) usize);
+
+/// The address space of a group, with who claims what in it.
+#[derive(Debug)]
+pub(super) struct DmaSpace<I> {
+    iommu: I,
+    table: DmaTable<Claims>,
+}
+
+#[derive(Debug)]
+struct Claims {
+    memory: Memory,
+    sessions: Vec<SessionId>,
+}
+
+/// The memory behind a map. A file is known by device and inode number: the sessions that share it hold it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Memory {
+    device: u64,
+    inode: u64,
+    file_offset: u64,
+    flags: DmaMapFlags,
+}
+
+impl<I: Iommu> DmaSpace<I> {
+    /// An empty address space.
+    pub(super) fn new(iommu: I) -> DmaSpace<I> {
+        DmaSpace {
+            iommu,
+            table: DmaTable::new(MAX_MAPS),
+        }
+    }
+
+    /// Makes the memory of `map` reachable for the group, or adds a claim where it is already.
+    pub(super) fn map(&mut self, session: SessionId, map: &DmaMap) -> Result<(), Errno> {
+        let Some(fd) = &map.fd else { return Ok(()) };
+        let stat = rustix::fs::fstat(fd)?;
+        let memory = Memory {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            file_offset: map.file_offset,
+            flags: map.flags,
+        };
+        match self.table.check_insert(map.range) {
+            Ok(()) => {
+                self.iommu.map(map)?;
+                let claims = Claims {
+                    memory,
+                    sessions: vec![session],
+                };
+                self.table
+                    .insert(map.range, claims)
+                    .map_err(DmaTableError::errno)
+            }
+            Err(DmaTableError::Overlap) => self.add_claim(session, map.range, memory),
+            Err(error @ (DmaTableError::Full | DmaTableError::NotMapped)) => Err(error.errno()),
+        }
+    }
+
+    fn add_claim(
+        &mut self,
+        session: SessionId,
+        range: IovaRange,
+        memory: Memory,
+    ) -> Result<(), Errno> {
+        let mut claims = self.table.remove(range).map_err(|_| Errno::EXIST)?;
+        let same = claims.memory == memory && !claims.sessions.contains(&session);
+        if same {
+            claims.sessions.push(session);
+        }
+        self.table
+            .insert(range, claims)
+            .map_err(DmaTableError::errno)?;
+        if same { Ok(()) } else { Err(Errno::EXIST) }
+    }
+
+    /// Ends the claim of `session` on `range`; the last one that goes makes it unreachable. A range that `session`
+    /// does not claim was memory by messages: there is nothing to undo.
+    pub(super) fn unmap(&mut self, session: SessionId, range: IovaRange) -> Result<(), Errno> {
+        let Ok(mut claims) = self.table.remove(range) else {
+            return Ok(());
+        };
+        let before = claims.sessions.len();
+        claims.sessions.retain(|claimant| *claimant != session);
+        let last = claims.sessions.is_empty() && before > 0;
+        let result = if last {
+            self.iommu.unmap(range)
+        } else {
+            Ok(())
+        };
+        if last && result.is_ok() {
+            return Ok(());
+        }
+        if last {
+            // Still mapped for all we know: keep the claim, so that nobody maps over it.
+            claims.sessions.push(session);
+        }
+        self.table
+            .insert(range, claims)
+            .map_err(DmaTableError::errno)?;
+        result
+    }
+
+    /// Ends every claim of `session`. Goes on after an error, and reports the first.
+    pub(super) fn unmap_all(&mut self, session: SessionId) -> Result<(), Errno> {
+        let ranges: Vec<IovaRange> = self.table.ranges().collect();
+        ranges
+            .into_iter()
+            .map(|range| self.unmap(session, range))
+            .fold(Ok(()), Result::and)
+    }
+}
+
+#[cfg(test)]
+mod tests;

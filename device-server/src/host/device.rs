@@ -1,0 +1,128 @@
+//! One PCI device as sysfs shows it: its driver, its IOMMU group, how it can be reset.
+//!
+//! Linux `Documentation/ABI/testing/sysfs-bus-pci`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use protocol::PciAddress;
+
+/// Where sysfs is mounted. Tests give a folder of their own.
+#[derive(Debug, Clone)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Sysfs {
+    /// The host's own.
+    pub fn of_host() -> Sysfs {
+        Sysfs {
+            root: PathBuf::from("/sys"),
+        }
+    }
+
+    /// A folder that looks like /sys.
+    pub fn at(root: &Path) -> Sysfs {
+        Sysfs {
+            root: root.to_path_buf(),
+        }
+    }
+
+    /// A path below the root.
+    pub(super) fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
+    /// The value of a kernel module's parameter; `None` if the module is not there.
+    pub fn module_parameter(&self, module: &str, parameter: &str) -> Option<String> {
+        let path = self.path(&format!("module/{module}/parameters/{parameter}"));
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
+    }
+}
+
+/// A PCI device that the host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Its address.
+    pub address: PciAddress,
+    /// The driver it is bound to.
+    pub driver: Option<String>,
+    /// Its IOMMU group; none when there is no IOMMU or it is off.
+    pub group: Option<u32>,
+    /// Whether the driver is vfio-pci or a variant of it.
+    pub bound_to_vfio: bool,
+}
+
+/// Why a device could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// No such device.
+    #[error("the host has no PCI device {0}; `lspci -D` lists those it has")]
+    Missing(PciAddress),
+    /// sysfs could not be read.
+    #[error("read {path} of PCI device {address}")]
+    Read {
+        /// The device.
+        address: PciAddress,
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl HostDevice {
+    /// Looks at the device at `address`.
+    pub fn read(sysfs: &Sysfs, address: PciAddress) -> Result<HostDevice, DeviceError> {
+        let folder = folder(sysfs, address);
+        if !folder.exists() {
+            return Err(DeviceError::Missing(address));
+        }
+        let driver = link_name(address, &folder.join("driver"))?;
+        let group =
+            link_name(address, &folder.join("iommu_group"))?.and_then(|name| name.parse().ok());
+        let bound_to_vfio =
+            driver.as_deref().is_some_and(is_vfio_driver) || folder.join("vfio-dev").exists();
+        Ok(HostDevice {
+            address,
+            driver,
+            group,
+            bound_to_vfio,
+        })
+    }
+}
+
+/// How the kernel can reset a device ("flr pm bus"): empty if not at all, `None` if the kernel does not say.
+pub fn reset_methods(sysfs: &Sysfs, address: PciAddress) -> Option<String> {
+    let path = folder(sysfs, address).join("reset_method");
+    std::fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+fn folder(sysfs: &Sysfs, address: PciAddress) -> PathBuf {
+    sysfs.path(&format!("bus/pci/devices/{address}"))
+}
+
+/// vfio-pci and its variants: mlx5_vfio_pci, hisi_acc_vfio_pci, nvgrace-gpu-vfio-pci and so on.
+pub(super) fn is_vfio_driver(name: &str) -> bool {
+    name.replace('_', "-").ends_with("vfio-pci")
+}
+
+/// The last part of where a symbolic link points; `None` if there is no link.
+pub(super) fn link_name(address: PciAddress, path: &Path) -> Result<Option<String>, DeviceError> {
+    match std::fs::read_link(path) {
+        Ok(target) => Ok(target
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DeviceError::Read {
+            address,
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
+}
