@@ -1,0 +1,243 @@
+//! What a jailed VMM may ask of its supervisor: attach a device under an id, release it. Nothing else.
+//!
+//! One JSON text per packet of a SOCK_SEQPACKET pair, so that a packet is a whole message or an error. A request carries no
+//! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket.
+//! Not here: which devices a VMM may have (the supervisor's policy), rates and deadlines.
+//! Limits: `MAX_CONTROL_BYTES` per message, `MAX_ID_BYTES` per id, `MAX_SOCKET_PATH_BYTES` per path.
+
+mod channel;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pci::PciAddress;
+
+pub use channel::{ControlError, ControlSocket, Received};
+
+/// Largest message in bytes, either way. Source: an id and a socket path, every byte escaped, and the field names.
+/// Why bounded: the supervisor reads it into memory before it trusts anything.
+pub const MAX_CONTROL_BYTES: usize = 4096;
+
+/// Longest device id in bytes. Source: QEMU-style ids; peers.md 2.1.
+pub const MAX_ID_BYTES: usize = 255;
+
+/// Longest socket path in bytes. Source: `sun_path` without its final zero.
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Longest reason in a refusal, in bytes; the rest is cut off.
+pub const MAX_REASON_BYTES: usize = 512;
+
+/// What the VMM asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Give me a vfio-user socket of this device.
+    Attach {
+        /// The id of the device in this VM.
+        id: String,
+        /// Which device.
+        target: Target,
+    },
+    /// I have let go of this device: end its server and say when the host has it back.
+    Release {
+        /// The id it was attached under.
+        id: String,
+    },
+}
+
+/// Which device an attach is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A PCI device of the host: the supervisor starts a device server for it.
+    Host {
+        /// Its address.
+        host: PciAddress,
+        /// Whether it is acceptable that the device cannot be reset.
+        allow_no_reset: bool,
+    },
+    /// A device server that listens on this socket.
+    Socket {
+        /// An absolute path.
+        path: String,
+    },
+}
+
+/// What the supervisor answers. Every request gets one reply, which names its id; replies may come in another order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// The device is served; its socket comes with this message.
+    Attached {
+        /// The id of the request.
+        id: String,
+    },
+    /// The server has ended and its devices can be used by the host.
+    Released {
+        /// The id of the request.
+        id: String,
+    },
+    /// No, and why. One line for the operator.
+    Refused {
+        /// The id of the request.
+        id: String,
+        /// What was tried, why it failed and what to do.
+        reason: String,
+    },
+}
+
+/// A packet that is not one of the messages above.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Not the JSON of one of the messages.
+    #[error("not a request that the supervisor knows")]
+    Unknown,
+    /// A field with a value that cannot be.
+    #[error("field {field} of a request is no {expected}")]
+    Field {
+        /// Which one.
+        field: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
+}
+
+/// A request as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum WireRequest {
+    Attach(WireAttach),
+    Release(WireRelease),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct WireAttach {
+    id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    allow_no_reset: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    socket: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRelease {
+    id: String,
+}
+
+impl Request {
+    /// The id that the request is about.
+    pub fn id(&self) -> &str {
+        match self {
+            Request::Attach { id, .. } | Request::Release { id } => id,
+        }
+    }
+
+    /// Takes a packet apart. Whatever is accepted is within its limits.
+    pub fn decode(packet: &[u8]) -> Result<Request, MessageError> {
+        match serde_json::from_slice(packet).map_err(|_| MessageError::Unknown)? {
+            WireRequest::Attach(attach) => {
+                let id = checked_id(attach.id)?;
+                let target = match (attach.host, attach.socket) {
+                    (Some(host), None) => Target::Host {
+                        host: host.parse().map_err(|_| MessageError::Field {
+                            field: "host",
+                            expected: "PCI address",
+                        })?,
+                        allow_no_reset: attach.allow_no_reset,
+                    },
+                    (None, Some(path)) if !attach.allow_no_reset => Target::Socket {
+                        path: checked_path(path)?,
+                    },
+                    (_, _) => return Err(MessageError::Unknown),
+                };
+                Ok(Request::Attach { id, target })
+            }
+            WireRequest::Release(release) => Ok(Request::Release {
+                id: checked_id(release.id)?,
+            }),
+        }
+    }
+
+    /// The packet.
+    pub fn encode(&self) -> Vec<u8> {
+        let wire = match self.clone() {
+            Request::Attach {
+                id,
+                target:
+                    Target::Host {
+                        host,
+                        allow_no_reset,
+                    },
+            } => WireRequest::Attach(WireAttach {
+                id,
+                host: Some(host.to_string()),
+                allow_no_reset,
+                socket: None,
+            }),
+            Request::Attach {
+                id,
+                target: Target::Socket { path },
+            } => WireRequest::Attach(WireAttach {
+                id,
+                host: None,
+                allow_no_reset: false,
+                socket: Some(path),
+            }),
+            Request::Release { id } => WireRequest::Release(WireRelease { id }),
+        };
+        // Strings and booleans always serialize.
+        serde_json::to_vec(&wire).unwrap_or_default()
+    }
+}
+
+fn checked_id(id: String) -> Result<String, MessageError> {
+    let printable = id.bytes().all(|byte| byte.is_ascii_graphic());
+    if id.is_empty() || id.len() > MAX_ID_BYTES || !printable {
+        return Err(MessageError::Field {
+            field: "id",
+            expected: "id of 1 to 255 printable characters",
+        });
+    }
+    Ok(id)
+}
+
+fn checked_path(path: String) -> Result<String, MessageError> {
+    let printable = !path.chars().any(char::is_control);
+    if !path.starts_with('/') || path.len() > MAX_SOCKET_PATH_BYTES || !printable {
+        return Err(MessageError::Field {
+            field: "socket",
+            expected: "absolute path of at most 107 bytes",
+        });
+    }
+    Ok(path)
+}
+
+impl Reply {
+    /// A refusal, with its reason cut to `MAX_REASON_BYTES` and to one line.
+    pub fn refused(id: &str, reason: &str) -> Reply {
+        let mut text: String = reason
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
+        Reply::Refused {
+            id: id.to_owned(),
+            reason: text,
+        }
+    }
+
+    /// Takes a packet apart.
+    pub fn decode(packet: &[u8]) -> Result<Reply, MessageError> {
+        serde_json::from_slice(packet).map_err(|_| MessageError::Unknown)
+    }
+
+    /// The packet.
+    pub fn encode(&self) -> Vec<u8> {
+        // Strings always serialize.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

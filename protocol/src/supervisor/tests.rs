@@ -1,0 +1,191 @@
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use super::*;
+
+fn attach_host() -> Request {
+    let target = Target::Host {
+        host: "0000:1a:00.3".parse().unwrap(),
+        allow_no_reset: false,
+    };
+    Request::Attach {
+        id: "net".into(),
+        target,
+    }
+}
+
+#[test]
+fn requests_golden_text() {
+    let no_reset = Target::Host {
+        host: "0000:1a:00.3".parse().unwrap(),
+        allow_no_reset: true,
+    };
+    let no_reset = Request::Attach {
+        id: "net".into(),
+        target: no_reset,
+    };
+    let socket = Request::Attach {
+        id: "d".into(),
+        target: Target::Socket {
+            path: "/run/x.sock".into(),
+        },
+    };
+    let release = Request::Release { id: "net".into() };
+    for (request, text) in [
+        (
+            attach_host(),
+            r#"{"attach":{"id":"net","host":"0000:1a:00.3"}}"#,
+        ),
+        (
+            no_reset,
+            r#"{"attach":{"id":"net","host":"0000:1a:00.3","allow-no-reset":true}}"#,
+        ),
+        (socket, r#"{"attach":{"id":"d","socket":"/run/x.sock"}}"#),
+        (release, r#"{"release":{"id":"net"}}"#),
+    ] {
+        assert_eq!(String::from_utf8(request.encode()).unwrap(), text);
+        assert_eq!(Request::decode(text.as_bytes()), Ok(request));
+    }
+}
+
+#[test]
+fn request_truncated_at_any_length_is_refused() {
+    let packet = attach_host().encode();
+    for length in 0..packet.len() {
+        assert_eq!(
+            Request::decode(&packet[..length]),
+            Err(MessageError::Unknown),
+            "length {length}"
+        );
+    }
+}
+
+#[test]
+fn requests_outside_the_closed_set_are_refused() {
+    let long_id = format!(
+        r#"{{"release":{{"id":"{}"}}}}"#,
+        "x".repeat(MAX_ID_BYTES + 1)
+    );
+    let long_path = format!(
+        r#"{{"attach":{{"id":"x","socket":"/{}"}}}}"#,
+        "x".repeat(MAX_SOCKET_PATH_BYTES)
+    );
+    for text in [
+        r#"{"exec":{"id":"x"}}"#,
+        r#"{"attach":{"id":"x"}}"#,
+        r#"{"attach":{"id":"x","host":"0000:1a:00.3","socket":"/run/x.sock"}}"#,
+        r#"{"attach":{"id":"x","host":"../../etc"}}"#,
+        r#"{"attach":{"id":"x","socket":"relative"}}"#,
+        r#"{"attach":{"id":"x","socket":"/run/x.sock","allow-no-reset":true}}"#,
+        r#"{"attach":{"id":"x","host":"0000:1a:00.3","container":"/dev/vfio/vfio"}}"#,
+        r#"{"attach":{"id":"","host":"0000:1a:00.3"}}"#,
+        r#"{"attach":{"id":"a\nb","host":"0000:1a:00.3"}}"#,
+        r#"{"release":{"id":"x"}} {"release":{"id":"y"}}"#,
+        r#"[]"#,
+        &long_id,
+        &long_path,
+    ] {
+        assert!(Request::decode(text.as_bytes()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn replies_golden_text() {
+    for (reply, text) in [
+        (
+            Reply::Attached { id: "net".into() },
+            r#"{"attached":{"id":"net"}}"#,
+        ),
+        (
+            Reply::Released { id: "net".into() },
+            r#"{"released":{"id":"net"}}"#,
+        ),
+        (
+            Reply::refused("net", "no\nway"),
+            r#"{"refused":{"id":"net","reason":"no way"}}"#,
+        ),
+    ] {
+        assert_eq!(String::from_utf8(reply.encode()).unwrap(), text);
+        assert_eq!(Reply::decode(text.as_bytes()), Ok(reply));
+    }
+}
+
+#[test]
+fn longest_messages_fit_the_limit() {
+    let id = "\"".repeat(MAX_ID_BYTES);
+    let path = format!("/{}", "\"".repeat(MAX_SOCKET_PATH_BYTES - 1));
+    let request = Request::Attach {
+        id: id.clone(),
+        target: Target::Socket { path },
+    };
+    assert!(request.encode().len() <= MAX_CONTROL_BYTES);
+    let reply = Reply::refused(&id, &"\"".repeat(10_000));
+    assert!(reply.encode().len() <= MAX_CONTROL_BYTES);
+}
+
+#[test]
+fn packet_arrives_whole_with_its_fd() {
+    let (ours, theirs) = ControlSocket::pair().unwrap();
+    let theirs = ControlSocket::from(theirs);
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    ours.send(b"hello", Some(writer.as_fd())).unwrap();
+    drop(writer);
+
+    let Received::Packet(packet, Some(fd)) = theirs.receive(true).unwrap() else {
+        panic!("no packet with fd")
+    };
+
+    assert_eq!(packet, b"hello");
+    rustix::io::write(&fd, b"through").unwrap();
+    drop(fd);
+    let mut text = String::new();
+    File::from(reader).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "through");
+}
+
+#[test]
+fn request_with_an_fd_is_refused_and_closes_it() {
+    let (ours, theirs) = ControlSocket::pair().unwrap();
+    let theirs = ControlSocket::from(theirs);
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    ours.send(b"hello", Some(writer.as_fd())).unwrap();
+    drop(writer);
+
+    assert!(matches!(theirs.receive(false), Err(ControlError::TooLarge)));
+
+    let mut nothing = String::new();
+    File::from(reader).read_to_string(&mut nothing).unwrap();
+    assert_eq!(nothing, "");
+}
+
+#[test]
+fn packet_above_the_limit_is_an_error() {
+    let (ours, theirs) = ControlSocket::pair().unwrap();
+    assert!(matches!(
+        ours.send(&[0; MAX_CONTROL_BYTES + 1], None),
+        Err(ControlError::TooLarge)
+    ));
+    rustix::net::send(
+        &theirs,
+        &[b' '; MAX_CONTROL_BYTES + 1],
+        rustix::net::SendFlags::empty(),
+    )
+    .unwrap();
+    assert!(matches!(ours.receive(false), Err(ControlError::TooLarge)));
+}
+
+#[test]
+fn peer_that_does_not_read_is_an_error_not_a_hang() {
+    let (ours, _theirs) = ControlSocket::pair().unwrap();
+    let failure = (0..100_000).find_map(|_| ours.send(&[b' '; 64], None).err());
+    assert!(matches!(failure, Some(ControlError::Full)));
+}
+
+#[test]
+fn empty_socket_and_closed_socket_are_told_apart() {
+    let (ours, theirs) = ControlSocket::pair().unwrap();
+    assert!(matches!(ours.receive(false), Ok(Received::Empty)));
+    drop(theirs);
+    assert!(matches!(ours.receive(false), Ok(Received::Closed)));
+}

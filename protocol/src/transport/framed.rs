@@ -1,0 +1,63 @@
+//! Both directions of one connection in the hands of one thread.
+
+use super::deadline::Deadline;
+use super::receiver::{FrameReceiver, RecvError, Wait};
+use super::sender::{FrameSender, Outgoing, SendError};
+use super::socket::StreamSocket;
+use crate::frame::Frame;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// Receives and sends whole messages.
+#[derive(Debug)]
+pub struct Framed {
+    socket: StreamSocket,
+    receiver: FrameReceiver,
+    sender: FrameSender,
+}
+
+impl Framed {
+    /// Messages over `socket`, whose reads block for `blocks_for`.
+    #[must_use]
+    pub fn new(socket: StreamSocket, blocks_for: Option<Duration>, max_message_bytes: u32) -> Self {
+        Self {
+            receiver: FrameReceiver::new(socket.clone(), blocks_for, max_message_bytes),
+            sender: FrameSender::new(socket.clone()),
+            socket,
+        }
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// See [`FrameReceiver::recv`].
+    pub fn recv(&mut self, wait: Wait) -> Result<Frame<'_>, RecvError> {
+        self.receiver.recv(wait)
+    }
+
+    /// Sends a message whole.
+    ///
+    /// # Errors
+    /// See [`FrameSender::send`].
+    pub fn send(&self, message: &Outgoing<'_>, deadline: Deadline) -> Result<(), SendError> {
+        self.sender.send(message, deadline)
+    }
+
+    /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        self.receiver.has_buffered()
+    }
+
+    /// The socket, to end the connection from elsewhere.
+    #[must_use]
+    pub fn socket(&self) -> &StreamSocket {
+        &self.socket
+    }
+}
+
+impl AsFd for Framed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

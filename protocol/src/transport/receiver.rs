@@ -1,0 +1,316 @@
+//! The reading side: bytes in, whole messages out.
+//!
+//! The first read of a message asks for `FIRST_READ_BYTES`, so that a register access costs one `recvmsg`; the rest
+//! of a longer message is read to its last byte and no further. Bytes of the next message that came along stay.
+//!
+//! Whose descriptors are they? The kernel ends a read behind the send that carried some, so those that a read returns
+//! were sent with its last bytes: they belong to the last message that starts in this read. If an earlier message
+//! that starts in it could carry descriptors as well, nobody can tell, and the connection ends. Descriptors that come
+//! where no message starts are closed and the message is marked.
+
+use super::deadline::Deadline;
+use super::socket::StreamSocket;
+use crate::frame::Frame;
+use crate::header::{Header, HeaderError};
+use crate::limits::{FIRST_READ_BYTES, HEADER_BYTES, KERNEL_MAX_FDS, MESSAGE_DEADLINE};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long to wait for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    Now,
+    /// Until the whole message is there.
+    Until(Deadline),
+    /// For ever for its first byte; from there on `MESSAGE_DEADLINE`.
+    Forever,
+}
+
+/// No message. Only after `NotYet`, and after `Deadline` with nothing started, can the connection go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecvError {
+    /// [`Wait::Now`], and no whole message is there.
+    #[error("no whole message is there yet")]
+    NotYet,
+    /// The deadline passed before the first byte.
+    #[error("no message came before the deadline")]
+    Deadline,
+    /// The deadline passed in the middle of a message.
+    #[error("the message did not end before its deadline, after {received} bytes")]
+    Stalled {
+        /// Bytes that came.
+        received: usize,
+    },
+    /// The peer closed between two messages.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The peer closed in the middle of a message.
+    #[error("the peer closed the connection in the middle of a message, after {received} bytes")]
+    Truncated {
+        /// Bytes that came.
+        received: usize,
+    },
+    /// The header is outside the limits.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The kernel dropped descriptors, most likely because this process has too many open.
+    #[error("file descriptors of the message were lost, too many are open")]
+    FdsLost,
+    /// Descriptors came that could belong to two messages.
+    #[error("file descriptors came that could belong to either of two messages")]
+    FdsAmbiguous,
+    /// The kernel refused.
+    #[error("recvmsg failed")]
+    Io(#[source] Errno),
+}
+
+/// Receives whole messages.
+#[derive(Debug)]
+pub struct FrameReceiver {
+    socket: StreamSocket,
+    max_message_bytes: u32,
+    /// A blocking read returns after this long: the socket's own timeout. `None`: only when something came.
+    blocks_for: Option<Duration>,
+    buffer: Vec<u8>,
+    /// Bytes in the buffer.
+    filled: usize,
+    /// Bytes of the message that was handed out last; they go first of all.
+    consumed: usize,
+    /// Descriptors of the message at the front of the buffer.
+    fds: Vec<OwnedFd>,
+    fds_on_body: bool,
+    /// Descriptors of the message that starts at this place in the buffer.
+    next_fds: Option<(usize, Vec<OwnedFd>)>,
+    /// When the message at the front has to be whole.
+    message_deadline: Option<Deadline>,
+}
+
+impl FrameReceiver {
+    /// Receives from `socket`, whose reads block for `blocks_for`.
+    #[must_use]
+    pub fn new(socket: StreamSocket, blocks_for: Option<Duration>, max_message_bytes: u32) -> Self {
+        let bytes = usize::try_from(max_message_bytes).unwrap_or(HEADER_BYTES);
+        Self {
+            socket,
+            max_message_bytes,
+            blocks_for,
+            // Zeroed pages are not in memory before they are used.
+            buffer: vec![0; bytes.saturating_add(FIRST_READ_BYTES)],
+            filled: 0,
+            consumed: 0,
+            fds: Vec::new(),
+            fds_on_body: false,
+            next_fds: None,
+            message_deadline: None,
+        }
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// See [`RecvError`]; descriptors that came so far are closed when the receiver is dropped.
+    pub fn recv(&mut self, wait: Wait) -> Result<Frame<'_>, RecvError> {
+        let (header, size) = self.fill(wait)?;
+        self.consumed = size;
+        self.message_deadline = None;
+        Ok(Frame {
+            header,
+            body: self.buffer.get(HEADER_BYTES..size).unwrap_or_default(),
+            fds: std::mem::take(&mut self.fds),
+            fds_on_body: std::mem::take(&mut self.fds_on_body),
+        })
+    }
+
+    /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        match self.header_at(self.consumed) {
+            // An error is to be seen at once, too.
+            Some(Err(_)) => true,
+            Some(Ok((_, end))) => end <= self.filled,
+            None => false,
+        }
+    }
+
+    /// Reads until the buffer starts with a whole message; returns its header and size.
+    fn fill(&mut self, wait: Wait) -> Result<(Header, usize), RecvError> {
+        self.drop_consumed();
+        loop {
+            let header = self.header_at(0).transpose()?;
+            if let Some((header, size)) = header.filter(|(_, size)| *size <= self.filled) {
+                return Ok((header, size));
+            }
+            if self.filled > 0 && self.message_deadline.is_none() {
+                self.message_deadline = Some(Deadline::after(MESSAGE_DEADLINE));
+            }
+            match header {
+                Some((_, size)) => self.read_body(size, wait)?,
+                None => self.read_first(wait)?,
+            }
+        }
+    }
+
+    fn drop_consumed(&mut self) {
+        if self.consumed == 0 {
+            return;
+        }
+        self.buffer.copy_within(self.consumed..self.filled, 0);
+        self.filled = self.filled.saturating_sub(self.consumed);
+        if let Some((at, fds)) = self.next_fds.take() {
+            match at.saturating_sub(self.consumed) {
+                0 => self.fds = fds,
+                later => self.next_fds = Some((later, fds)),
+            }
+        }
+        self.consumed = 0;
+    }
+
+    /// The header that starts at `start` and the end of its message; `None` while it is not there whole.
+    fn header_at(&self, start: usize) -> Option<Result<(Header, usize), HeaderError>> {
+        let bytes = self.buffer.get(start..self.filled)?.first_chunk()?;
+        Some(Header::parse(bytes, self.max_message_bytes).map(|header| {
+            let end = start
+                .saturating_add(HEADER_BYTES)
+                .saturating_add(header.body_bytes());
+            (header, end)
+        }))
+    }
+
+    /// Reads what a message starts with, and possibly some of the next.
+    fn read_first(&mut self, wait: Wait) -> Result<(), RecvError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let already = self.filled;
+        let end = FIRST_READ_BYTES.max(already.saturating_add(1));
+        let flags = self.read(end, &mut control, wait)?;
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        if flags.contains(ReturnFlags::CTRUNC) {
+            return Err(RecvError::FdsLost);
+        }
+        if !fds.is_empty() {
+            self.assign(fds, already)?;
+        }
+        Ok(())
+    }
+
+    /// Gives new descriptors to the message they belong to; the bytes from `first_new` on came with them.
+    fn assign(&mut self, fds: Vec<OwnedFd>, first_new: usize) -> Result<(), RecvError> {
+        let mut owner = None;
+        let mut start = 0;
+        while start < self.filled {
+            let header = self.header_at(start);
+            if start >= first_new {
+                owner = Some(start);
+            }
+            let Some(Ok((header, end))) = header else {
+                break;
+            };
+            let next_starts_too = end < self.filled;
+            let could_own = header.command.carries_fds(header.message_type());
+            if owner.is_some() && next_starts_too && could_own {
+                return Err(RecvError::FdsAmbiguous);
+            }
+            start = end;
+        }
+        match owner {
+            Some(0) => self.fds = fds,
+            Some(at) if self.next_fds.is_none() => self.next_fds = Some((at, fds)),
+            Some(_) => return Err(RecvError::FdsAmbiguous),
+            None => self.fds_on_body = true,
+        }
+        Ok(())
+    }
+
+    /// Reads the rest of a message of `size` bytes. There is no room for descriptors: the kernel closes them.
+    fn read_body(&mut self, size: usize, wait: Wait) -> Result<(), RecvError> {
+        let flags = self.read(size, &mut RecvAncillaryBuffer::default(), wait)?;
+        if flags.contains(ReturnFlags::CTRUNC) {
+            self.fds_on_body = true;
+        }
+        Ok(())
+    }
+
+    /// One read that brings at least a byte, up to place `end` of the buffer.
+    fn read(
+        &mut self,
+        end: usize,
+        control: &mut RecvAncillaryBuffer<'_>,
+        wait: Wait,
+    ) -> Result<ReturnFlags, RecvError> {
+        loop {
+            let (blocking, then_wait) = self.plan(wait)?;
+            let room = self.buffer.get_mut(self.filled..end).unwrap_or_default();
+            let mut slices = [IoSliceMut::new(room)];
+            let flags = RecvFlags::CMSG_CLOEXEC | blocking;
+            match recvmsg(&self.socket, &mut slices, control, flags) {
+                Ok(message) if message.bytes == 0 => return Err(self.end_of_stream()),
+                Ok(message) => {
+                    self.filled = self.filled.saturating_add(message.bytes);
+                    return Ok(message.flags);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => match then_wait {
+                    None if wait == Wait::Now => return Err(self.not_yet()),
+                    // The socket's own timeout: look at the deadline again.
+                    None => {}
+                    // Whether it became readable or the deadline passed shows in the next round.
+                    Some(deadline) => {
+                        self.socket
+                            .wait(PollFlags::IN, deadline)
+                            .map_err(RecvError::Io)?;
+                    }
+                },
+                Err(Errno::CONNRESET) => return Err(self.end_of_stream()),
+                Err(error) => return Err(RecvError::Io(error)),
+            }
+        }
+    }
+
+    /// How the next read waits: inside `recvmsg`, or behind it until a deadline.
+    fn plan(&self, wait: Wait) -> Result<(RecvFlags, Option<Deadline>), RecvError> {
+        let deadline = match (wait, self.message_deadline) {
+            (Wait::Now, _) => return Ok((RecvFlags::DONTWAIT, None)),
+            (Wait::Forever, None) => return Ok((RecvFlags::empty(), None)),
+            (Wait::Forever, Some(message)) => message,
+            (Wait::Until(deadline), None) => deadline,
+            (Wait::Until(deadline), Some(message)) => deadline.min(message),
+        };
+        let left = deadline.remaining().ok_or_else(|| self.too_late())?;
+        match self.blocks_for {
+            Some(slice) if slice <= left => Ok((RecvFlags::empty(), None)),
+            Some(_) | None => Ok((RecvFlags::DONTWAIT, Some(deadline))),
+        }
+    }
+
+    fn too_late(&self) -> RecvError {
+        match self.filled {
+            0 => RecvError::Deadline,
+            received => RecvError::Stalled { received },
+        }
+    }
+
+    fn not_yet(&self) -> RecvError {
+        match self.message_deadline {
+            Some(deadline) if deadline.remaining().is_none() => self.too_late(),
+            Some(_) | None => RecvError::NotYet,
+        }
+    }
+
+    fn end_of_stream(&self) -> RecvError {
+        match self.filled {
+            0 => RecvError::Closed,
+            received => RecvError::Truncated { received },
+        }
+    }
+}

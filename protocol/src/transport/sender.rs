@@ -1,0 +1,130 @@
+//! The writing side: one `sendmsg` for a whole message.
+//!
+//! What the socket does not take at once follows as soon as it has room, without the descriptors, until the deadline.
+//! A message that was cut short leaves the stream useless: after an error nothing may be sent any more.
+
+use super::deadline::Deadline;
+use super::socket::StreamSocket;
+use crate::header::{CommandCode, Header, HeaderFlags};
+use crate::ids::MessageId;
+use crate::limits::{HEADER_BYTES, KERNEL_MAX_FDS};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+
+/// A message to be sent. Its size is counted by the sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Chosen for a request, echoed in a reply.
+    pub id: MessageId,
+    /// What is asked or answered.
+    pub command: CommandCode,
+    /// Type, No_reply, Error.
+    pub flags: HeaderFlags,
+    /// Error number of an error reply, otherwise 0.
+    pub error: u32,
+    /// The fixed part of the body.
+    pub head: &'a [u8],
+    /// Bulk data behind it.
+    pub data: &'a [u8],
+    /// Descriptors beside it.
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// A message was not sent, or not whole. The connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The message would not fit its size field.
+    #[error("the message has more than 4 GiB or more than {KERNEL_MAX_FDS} file descriptors")]
+    TooLarge,
+    /// The peer did not read in time.
+    #[error("the peer did not take the message before the deadline")]
+    Deadline,
+    /// The peer has closed.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The kernel refused.
+    #[error("sendmsg failed")]
+    Io(#[source] Errno),
+}
+
+/// Sends whole messages. Users of one socket must take turns.
+#[derive(Clone, Debug)]
+pub struct FrameSender {
+    socket: StreamSocket,
+}
+
+impl FrameSender {
+    /// Sends on `socket`.
+    #[must_use]
+    pub fn new(socket: StreamSocket) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a message whole.
+    ///
+    /// # Errors
+    /// It was not sent, or not whole; the connection must end.
+    pub fn send(&self, message: &Outgoing<'_>, deadline: Deadline) -> Result<(), SendError> {
+        let size = HEADER_BYTES
+            .checked_add(message.head.len())
+            .and_then(|size| size.checked_add(message.data.len()))
+            .and_then(|size| u32::try_from(size).ok())
+            .ok_or(SendError::TooLarge)?;
+        let header = Header {
+            id: message.id,
+            command: message.command,
+            size,
+            flags: message.flags,
+            error: message.error,
+        }
+        .to_bytes();
+        let mut slices = [
+            IoSlice::new(&header),
+            IoSlice::new(message.head),
+            IoSlice::new(message.data),
+        ];
+        if message.fds.is_empty() {
+            let mut control = SendAncillaryBuffer::new(&mut []);
+            return self.send_slices(&mut slices, &mut control, deadline);
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(message.fds)) {
+            return Err(SendError::TooLarge);
+        }
+        self.send_slices(&mut slices, &mut control, deadline)
+    }
+
+    fn send_slices(
+        &self,
+        mut slices: &mut [IoSlice<'_>],
+        control: &mut SendAncillaryBuffer<'_, '_, '_>,
+        deadline: Deadline,
+    ) -> Result<(), SendError> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            match sendmsg(&self.socket, slices, control, flags) {
+                Ok(sent) => {
+                    control.clear();
+                    IoSlice::advance_slices(&mut slices, sent);
+                    if slices.iter().all(|slice| slice.is_empty()) {
+                        return Ok(());
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let ready = self.socket.wait(PollFlags::OUT, deadline);
+                    if !ready.map_err(SendError::Io)? {
+                        return Err(SendError::Deadline);
+                    }
+                }
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(SendError::Closed),
+                Err(error) => return Err(SendError::Io(error)),
+            }
+        }
+    }
+}

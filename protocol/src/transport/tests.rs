@@ -1,0 +1,1 @@
+//! Transport tests are added with the next commits.
