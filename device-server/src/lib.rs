@@ -2,6 +2,7 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod cli;
+pub mod ready;
 pub mod server;
 pub mod backends;
 pub mod host;

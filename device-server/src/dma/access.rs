@@ -27,30 +27,58 @@ struct Entry {
 impl SharedDma {
     /// No memory, and room for `max_ranges` maps.
     pub fn new(max_ranges: usize) -> SharedDma {
-        SharedDma { table: DmaTable::new(max_ranges) }
+        SharedDma {
+            table: DmaTable::new(max_ranges),
+        }
     }
 
     /// Maps the memory of `map` for as long as it stays in the table.
     pub fn map(&mut self, map: &DmaMap) -> Result<(), Errno> {
-        self.table.check_insert(map.range).map_err(|error| error.errno())?;
+        self.table
+            .check_insert(map.range)
+            .map_err(|error| error.errno())?;
         let mapping = match &map.fd {
             Some(fd) => {
                 let writable = map.flags.contains(DmaMapFlags::WRITE);
-                Some(Mapping::new(std::os::fd::AsFd::as_fd(fd), map.file_offset, map.range, writable)?)
+                Some(Mapping::new(
+                    std::os::fd::AsFd::as_fd(fd),
+                    map.file_offset,
+                    map.range,
+                    writable,
+                )?)
             }
             None => None,
         };
-        self.table.insert(map.range, Entry { flags: map.flags, mapping }).map_err(|error| error.errno())
+        self.table
+            .insert(
+                map.range,
+                Entry {
+                    flags: map.flags,
+                    mapping,
+                },
+            )
+            .map_err(|error| error.errno())
     }
 
     /// Lets the device reach a range by messages, whatever the client offered.
     pub fn map_by_messages(&mut self, range: IovaRange, flags: DmaMapFlags) -> Result<(), Errno> {
-        self.table.insert(range, Entry { flags, mapping: None }).map_err(|error| error.errno())
+        self.table
+            .insert(
+                range,
+                Entry {
+                    flags,
+                    mapping: None,
+                },
+            )
+            .map_err(|error| error.errno())
     }
 
     /// Unmaps exactly this range.
     pub fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
-        self.table.remove(range).map(drop).map_err(|error| error.errno())
+        self.table
+            .remove(range)
+            .map(drop)
+            .map_err(|error| error.errno())
     }
 
     /// Unmaps everything.
@@ -59,7 +87,12 @@ impl SharedDma {
     }
 
     /// Copies client memory at `iova` into `data`.
-    pub fn read(&self, iova: Iova, data: &mut [u8], messages: &mut dyn MessageDma) -> Result<(), Errno> {
+    pub fn read(
+        &self,
+        iova: Iova,
+        data: &mut [u8],
+        messages: &mut dyn MessageDma,
+    ) -> Result<(), Errno> {
         self.check(iova, data.len(), DmaMapFlags::READ)?;
         let mut address = iova;
         let mut rest = data;
@@ -68,7 +101,10 @@ impl SharedDma {
             let (now, later) = rest.split_at_mut_checked(piece.len).ok_or(Errno::FAULT)?;
             match &piece.entry.mapping {
                 Some(mapping) => {
-                    mapping.volatile().read_slice(now, piece.offset).map_err(|_| Errno::FAULT)?;
+                    mapping
+                        .volatile()
+                        .read_slice(now, piece.offset)
+                        .map_err(|_| Errno::FAULT)?;
                 }
                 None => messages.read(address, now)?,
             }
@@ -79,7 +115,12 @@ impl SharedDma {
     }
 
     /// Copies `data` to client memory at `iova`.
-    pub fn write(&self, iova: Iova, data: &[u8], messages: &mut dyn MessageDma) -> Result<(), Errno> {
+    pub fn write(
+        &self,
+        iova: Iova,
+        data: &[u8],
+        messages: &mut dyn MessageDma,
+    ) -> Result<(), Errno> {
         self.check(iova, data.len(), DmaMapFlags::WRITE)?;
         let mut address = iova;
         let mut rest = data;
@@ -88,7 +129,10 @@ impl SharedDma {
             let (now, later) = rest.split_at_checked(piece.len).ok_or(Errno::FAULT)?;
             match &piece.entry.mapping {
                 Some(mapping) => {
-                    mapping.volatile().write_slice(now, piece.offset).map_err(|_| Errno::FAULT)?;
+                    mapping
+                        .volatile()
+                        .write_slice(now, piece.offset)
+                        .map_err(|_| Errno::FAULT)?;
                 }
                 None => messages.write(address, now)?,
             }
@@ -124,7 +168,12 @@ impl SharedDma {
         // asked for.
         let next = Iova(address.0.wrapping_add(advance));
         let offset = usize::try_from(offset).map_err(|_| Errno::FAULT)?;
-        Ok(Piece { entry, offset, len, next })
+        Ok(Piece {
+            entry,
+            offset,
+            len,
+            next,
+        })
     }
 }
 

@@ -44,7 +44,10 @@ impl DmaTableError {
 impl<T> DmaTable<T> {
     /// An empty table for at most `max_ranges` ranges.
     pub fn new(max_ranges: usize) -> DmaTable<T> {
-        DmaTable { by_start: BTreeMap::new(), max_ranges }
+        DmaTable {
+            by_start: BTreeMap::new(),
+            max_ranges,
+        }
     }
 
     /// Whether `range` could be added now.
@@ -71,7 +74,9 @@ impl<T> DmaTable<T> {
 
     /// Whether exactly this range is in the table.
     pub fn contains_exactly(&self, range: IovaRange) -> bool {
-        self.by_start.get(&range.start().0).is_some_and(|(found, _)| *found == range)
+        self.by_start
+            .get(&range.start().0)
+            .is_some_and(|(found, _)| *found == range)
     }
 
     /// Removes exactly this range.
@@ -79,13 +84,18 @@ impl<T> DmaTable<T> {
         if !self.contains_exactly(range) {
             return Err(DmaTableError::NotMapped);
         }
-        let entry = self.by_start.remove(&range.start().0).ok_or(DmaTableError::NotMapped)?;
+        let entry = self
+            .by_start
+            .remove(&range.start().0)
+            .ok_or(DmaTableError::NotMapped)?;
         Ok(entry.1)
     }
 
     /// Any one range, for emptying the table range by range.
     pub fn first(&self) -> Option<IovaRange> {
-        self.by_start.first_key_value().map(|(_, (range, _))| *range)
+        self.by_start
+            .first_key_value()
+            .map(|(_, (range, _))| *range)
     }
 
     /// The range that holds `address`, with what is kept for it.
@@ -118,7 +128,10 @@ impl<T> DmaTable<T> {
 /// The last address of a range. A range is not empty and does not wrap, so this exists even where the end,
 /// one further, is 2^64.
 fn last_address(range: IovaRange) -> u64 {
-    range.start().0.saturating_add(range.len().saturating_sub(1))
+    range
+        .start()
+        .0
+        .saturating_add(range.len().saturating_sub(1))
 }
 
 #[cfg(test)]

@@ -13,7 +13,10 @@
 //! counter makes it block. So the counter is looked at first, and an interrupt that finds it full is dropped: the
 //! client has 2^64-2 unseen ones already. A client that fills the counter between the look and the write holds up
 //! the thread of its own device, and no other.
-#![expect(unsafe_code, reason = "write from an address that is not mapped, which a safe wrapper cannot express")]
+#![expect(
+    unsafe_code,
+    reason = "write from an address that is not mapped, which a safe wrapper cannot express"
+)]
 // UNSAFETY: one call of write(2), which only reads memory, with an address at which there is none.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -33,7 +36,11 @@ pub struct Eventfd {
 impl Eventfd {
     /// Takes over a file descriptor that is an eventfd. Anything else is closed and refused.
     pub fn adopt(fd: OwnedFd) -> Result<Eventfd, Errno> {
-        if is_eventfd(fd.as_fd()) { Ok(Eventfd { fd }) } else { Err(Errno::INVAL) }
+        if is_eventfd(fd.as_fd()) {
+            Ok(Eventfd { fd })
+        } else {
+            Err(Errno::INVAL)
+        }
     }
 
     /// Signals the eventfd, unless its counter is full.
@@ -53,9 +60,14 @@ impl Eventfd {
 
     fn ready(&self, wanted: PollFlags) -> bool {
         let mut poll = [PollFd::new(&self.fd, wanted)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         rustix::event::poll(&mut poll, Some(&now)).is_ok()
-            && poll.first().is_some_and(|entry| entry.revents().contains(wanted))
+            && poll
+                .first()
+                .is_some_and(|entry| entry.revents().contains(wanted))
     }
 }
 
@@ -67,7 +79,9 @@ impl AsFd for Eventfd {
 
 /// Whether `fd` is an eventfd. See the head of this file for how that is known.
 pub fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
-    let Ok(stat) = rustix::fs::fstat(fd) else { return false };
+    let Ok(stat) = rustix::fs::fstat(fd) else {
+        return false;
+    };
     stat.st_mode & FILE_TYPE_MASK == 0
         && write_from_nowhere(fd, 8) == Some(Errno::FAULT)
         && write_from_nowhere(fd, 4) == Some(Errno::INVAL)
@@ -83,7 +97,9 @@ fn write_from_nowhere(fd: BorrowedFd<'_>, len: usize) -> Option<Errno> {
     if written >= 0 {
         return None;
     }
-    std::io::Error::last_os_error().raw_os_error().map(Errno::from_raw_os_error)
+    std::io::Error::last_os_error()
+        .raw_os_error()
+        .map(Errno::from_raw_os_error)
 }
 
 #[cfg(test)]

@@ -107,3 +107,6 @@ impl EventSource for LevelLine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

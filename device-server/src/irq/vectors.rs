@@ -124,3 +124,6 @@ impl Vector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

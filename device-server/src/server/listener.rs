@@ -26,11 +26,10 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause between two attempts to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
-/// A listening socket, and the file that belongs to it if this process made it.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
-    file: Option<SocketFile>,
 }
 
 /// Why a socket path could not be used.
@@ -74,10 +73,11 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Binds `path` and listens on it.
-    pub fn bind(path: &Path) -> Result<Listener, ListenError> {
-        let address =
-            SocketAddrUnix::new(path).map_err(|_| ListenError::TooLong { path: path.to_path_buf() })?;
+    /// Binds `path` and listens on it. The file is there until the second value is dropped.
+    pub fn bind(path: &Path) -> Result<(Listener, SocketFile), ListenError> {
+        let address = SocketAddrUnix::new(path).map_err(|_| ListenError::TooLong {
+            path: path.to_path_buf(),
+        })?;
         let _lock = lock_directory(path)?;
         remove_if_stale(path, &address)?;
         let socket = new_socket().map_err(|errno| os(path, "create the socket", errno))?;
@@ -92,12 +92,12 @@ impl Listener {
             source,
         })?;
         rustix::net::listen(&socket, BACKLOG).map_err(|errno| os(path, "listen", errno))?;
-        Ok(Listener { socket, file: Some(file) })
+        Ok((Listener { socket }, file))
     }
 
     /// Uses a socket that somebody else bound and listens on.
     pub fn from_listening(socket: OwnedFd) -> Listener {
-        Listener { socket, file: None }
+        Listener { socket }
     }
 
     /// Takes the next client from the backlog. Call when the socket is readable; `None` if the client left again.
@@ -118,7 +118,7 @@ impl AsFd for Listener {
 
 /// The file of a bound socket. Removed on drop.
 #[derive(Debug)]
-struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -127,7 +127,11 @@ struct SocketFile {
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
         let metadata = fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_path_buf(), device: metadata.dev(), inode: metadata.ino() })
+        Ok(SocketFile {
+            path: path.to_path_buf(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
     }
 }
 
@@ -168,7 +172,11 @@ fn lock_directory(path: &Path) -> Result<OwnedFd, ListenError> {
             Err(Errno::AGAIN) if give_up.is_some_and(|deadline| Instant::now() < deadline) => {
                 std::thread::sleep(LOCK_RETRY);
             }
-            Err(Errno::AGAIN) => return Err(ListenError::Locked { directory: directory.into() }),
+            Err(Errno::AGAIN) => {
+                return Err(ListenError::Locked {
+                    directory: directory.into(),
+                });
+            }
             Err(errno) => return Err(os(path, "lock the directory", errno)),
         }
     }
@@ -180,18 +188,26 @@ fn remove_if_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenEr
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => {
-            return Err(ListenError::Os { step: "look at the path", path: path.to_path_buf(), source });
+            return Err(ListenError::Os {
+                step: "look at the path",
+                path: path.to_path_buf(),
+                source,
+            });
         }
     };
     if !metadata.file_type().is_socket() {
-        return Err(ListenError::NotASocket { path: path.to_path_buf() });
+        return Err(ListenError::NotASocket {
+            path: path.to_path_buf(),
+        });
     }
     let probe = new_socket().map_err(|errno| os(path, "create a socket to probe", errno))?;
     match rustix::net::connect(&probe, address) {
         Err(Errno::CONNREFUSED) => {}
         // Connected, or its backlog is full: somebody listens.
         Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => {
-            return Err(ListenError::InUse { path: path.to_path_buf() });
+            return Err(ListenError::InUse {
+                path: path.to_path_buf(),
+            });
         }
         Err(errno) => return Err(os(path, "probe for a listener", errno)),
     }
@@ -203,7 +219,11 @@ fn remove_if_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenEr
 }
 
 fn os(path: &Path, step: &'static str, errno: Errno) -> ListenError {
-    ListenError::Os { step, path: path.to_path_buf(), source: errno.into() }
+    ListenError::Os {
+        step,
+        path: path.to_path_buf(),
+        source: errno.into(),
+    }
 }
 
 #[cfg(test)]

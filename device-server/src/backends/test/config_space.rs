@@ -41,14 +41,19 @@ pub(super) struct ConfigSpace {
 
 impl std::fmt::Debug for ConfigSpace {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ConfigSpace").finish_non_exhaustive()
+        formatter
+            .debug_struct("ConfigSpace")
+            .finish_non_exhaustive()
     }
 }
 
 impl ConfigSpace {
     /// The state after power-on.
     pub(super) fn new() -> ConfigSpace {
-        let mut space = ConfigSpace { bytes: Box::new([0; SIZE]), writable: Box::new([0; SIZE]) };
+        let mut space = ConfigSpace {
+            bytes: Box::new([0; SIZE]),
+            writable: Box::new([0; SIZE]),
+        };
         space.fill_header();
         space.fill_bars();
         space.fill_msi();
@@ -74,7 +79,11 @@ impl ConfigSpace {
         for ((byte, mask), new) in bytes.iter_mut().zip(writable).zip(data) {
             *byte = (*byte & !mask) | (new & mask);
         }
-        if self.take_flr() { Ok(ConfigEffect::FunctionLevelReset) } else { Ok(ConfigEffect::None) }
+        if self.take_flr() {
+            Ok(ConfigEffect::FunctionLevelReset)
+        } else {
+            Ok(ConfigEffect::None)
+        }
     }
 
     /// Whether the device may do DMA.
@@ -89,7 +98,11 @@ impl ConfigSpace {
 
     /// Shows in the status register whether the device has an interrupt to report.
     pub(super) fn show_intx_status(&mut self, high: bool) {
-        let status = if high { STATUS_CAPABILITIES | STATUS_INTERRUPT } else { STATUS_CAPABILITIES };
+        let status = if high {
+            STATUS_CAPABILITIES | STATUS_INTERRUPT
+        } else {
+            STATUS_CAPABILITIES
+        };
         self.put(STATUS, &[status], &[0]);
     }
 

@@ -10,7 +10,7 @@ mod memory;
 mod config_space;
 mod layout;
 
-use protocol::{DmaMap, DmaMapFlags, Errno, IovaRange, IrqIndex, RegionIndex, SetIrqs};
+use protocol::{DmaMap, Errno, IovaRange, IrqIndex, RegionIndex, SetIrqs};
 
 use crate::backend::{Backend, DeviceDescription, EventSource, MessageDma};
 use crate::backends::test::config_space::{ConfigEffect, ConfigSpace};
@@ -121,7 +121,12 @@ impl Backend for TestDevice {
         &self.description
     }
 
-    fn region_read(&mut self, region: RegionIndex, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+    fn region_read(
+        &mut self,
+        region: RegionIndex,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Result<(), Errno> {
         match region {
             layout::MAPPED_BAR => {
                 self.registers.count_mapped_access();
@@ -169,7 +174,10 @@ impl Backend for TestDevice {
         if request.index == IrqIndex::INTX {
             return self.intx.apply(request);
         }
-        self.edges.index_mut(request.index).ok_or(Errno::INVAL)?.apply(request)
+        self.edges
+            .index_mut(request.index)
+            .ok_or(Errno::INVAL)?
+            .apply(request)
     }
 
     fn dma_map(&mut self, map: &DmaMap) -> Result<(), Errno> {

@@ -89,13 +89,21 @@ impl Registers {
     /// The state after power-on.
     pub(super) fn new(message_dma: bool) -> Registers {
         let features = if message_dma { FEATURE_MESSAGE_DMA } else { 0 };
-        Registers { features, resets: 0, mapped_bar_messages: 0, state: State::default() }
+        Registers {
+            features,
+            resets: 0,
+            mapped_bar_messages: 0,
+            state: State::default(),
+        }
     }
 
     /// Back to the state after power-on, but for the counters.
     pub(super) fn reset(&mut self) {
         self.resets = self.resets.wrapping_add(1);
-        self.state = State { dma_status: DMA_STATUS_IDLE, ..State::default() };
+        self.state = State {
+            dma_status: DMA_STATUS_IDLE,
+            ..State::default()
+        };
     }
 
     /// Counts one access to BAR0 that came by message.
@@ -123,7 +131,8 @@ impl Registers {
         while let Some((address, _)) = bytes.peek() {
             let register = address >> 2;
             let mut value = self.value(register).to_le_bytes();
-            while let Some((address, byte)) = bytes.next_if(|(address, _)| address >> 2 == register) {
+            while let Some((address, byte)) = bytes.next_if(|(address, _)| address >> 2 == register)
+            {
                 if let Some(slot) = value.get_mut(byte_in_register(address)) {
                     *slot = *byte;
                 }

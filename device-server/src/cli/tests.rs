@@ -1,0 +1,64 @@
+use super::*;
+
+fn parse_words(words: &str) -> Result<Command, clap::Error> {
+    parse(std::iter::once("bulkhead-device-server").chain(words.split_whitespace()))
+}
+
+fn vfio_devices(words: &str) -> Vec<(String, Endpoint)> {
+    match parse_words(words).expect("valid").devices {
+        Devices::Vfio { devices, .. } => devices
+            .into_iter()
+            .map(|(host, endpoint)| (host.to_string(), endpoint))
+            .collect(),
+        Devices::Test { .. } => panic!("vfio expected"),
+    }
+}
+
+#[test]
+fn every_host_gets_the_socket_behind_it() {
+    let devices = vfio_devices(
+        "vfio --host 0000:1a:00.0 --socket /a --allow-no-reset --host 1a:00.1 --socket-fd 7 --host 1a:00.2 --socket=/c",
+    );
+    let expected = [
+        ("0000:1a:00.0".into(), Endpoint::Path("/a".into())),
+        ("0000:1a:00.1".into(), Endpoint::Fd(7)),
+        ("0000:1a:00.2".into(), Endpoint::Path("/c".into())),
+    ];
+    assert_eq!(devices, expected);
+}
+
+#[test]
+fn host_without_socket_or_with_two_is_bad_usage() {
+    for words in [
+        "vfio --host 1a:00.0",
+        "vfio --socket /a",
+        "vfio --socket /a --host 1a:00.0",
+        "vfio --host 1a:00.0 --socket /a --socket-fd 7",
+        "vfio --host 1a:00.0 --host 1a:00.1 --socket /a --socket /b",
+        "vfio --host 1a:00.0 --socket /a --host 1a:00.0 --socket /b",
+        "vfio --host 1a:00.0 --socket /a --host 1a:00.1 --socket /a",
+        "vfio --host nonsense --socket /a",
+        "vfio --host 1a:00.0 --socket /a --group-fd 7",
+        "vfio --host 1a:00.0 --socket-fd 1",
+        "test",
+        "test --socket /a --socket /b",
+        "test --socket /a --ready-fd 2",
+        "",
+    ] {
+        assert_eq!(
+            parse_words(words).expect_err(words).exit_code(),
+            2,
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn test_device_takes_one_socket() {
+    let command = parse_words("test --socket /a --message-dma --log-format json").expect("valid");
+    assert_eq!(command.process.log_format, LogFormat::Json);
+    assert!(matches!(
+        command.devices,
+        Devices::Test { endpoint: Endpoint::Path(path), message_dma: true } if path == std::path::Path::new("/a")
+    ));
+}
