@@ -1,1 +1,10 @@
 //! KVM, guest RAM, PCI topology and the supervisor stage.
+//!
+//! The order of the modules is the order of their layers: a module uses only modules below it.
+
+pub mod kvm;
+pub mod memory;
+pub mod address_space;
+pub mod event_loop;
+pub mod cli;
+pub mod config;

@@ -1,0 +1,283 @@
+//! The command line: QEMU's options, parsed once into a [`Config`].
+//!
+//! `-option` and `--option` are the same. Everything that can be checked without opening a device is checked here, and
+//! each error is one line. Nothing is opened, except that `-mem-path` is asked for its page size.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
+
+use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_smp};
+use crate::config::memory::MemoryObject;
+use crate::config::{
+    Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SerialConfig,
+    help, topology,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Longest kernel command line in bytes: what Linux takes on x86 (COMMAND_LINE_SIZE) without its final zero.
+pub const MAX_APPEND_BYTES: usize = 2047;
+const PROGRAM: &str = "bulkhead-vmm";
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Run this machine.
+    Run(Box<Config>),
+    /// Print this and end with success (`-help`, `-version`, `-device help`).
+    Print(String),
+}
+
+/// A command line that cannot be followed: one line, exit status 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CliError {
+    /// Not an option, or an option without its value.
+    #[error("{0}; see {PROGRAM} -help")]
+    Usage(String),
+    /// An option with a value that cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Parses the arguments after the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
+    let clap = options();
+    let arguments = with_two_dashes(&clap, arguments)?;
+    let mut matches = clap
+        .clone()
+        .try_get_matches_from(arguments)
+        .map_err(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            CliError::Usage(line.trim_start_matches("error: ").to_owned())
+        })?;
+    if matches.get_flag("help") {
+        return Ok(Command::Print(clap.clone().render_help().to_string()));
+    }
+    if matches.get_flag("version") {
+        return Ok(Command::Print(format!(
+            "{PROGRAM} {}\n",
+            env!("CARGO_PKG_VERSION")
+        )));
+    }
+    let devices: Vec<String> = all(&mut matches, "device");
+    if let Some(answer) = devices.iter().find_map(|device| help::answer(device)) {
+        return Ok(Command::Print(answer?));
+    }
+    Ok(Command::Run(Box::new(config(&mut matches, &devices)?)))
+}
+
+fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliError> {
+    let (machine, backend) = match one(matches, "machine") {
+        Some(machine) => parse_machine(&machine)?,
+        None => (Machine::Q35, None),
+    };
+    one(matches, "cpu").map(|cpu| parse_cpu(&cpu)).transpose()?;
+    let cpus = one(matches, "smp").map_or(Ok(1), |smp| parse_smp(&smp))?;
+    let memory = memory(matches, backend)?;
+    let kernel = matches.remove_one::<PathBuf>("kernel").ok_or_else(|| {
+        CliError::Usage(
+            "-kernel is missing; give a bzImage or an ELF kernel with a PVH entry".to_owned(),
+        )
+    })?;
+    let append = one(matches, "append").unwrap_or_default();
+    if append.len() > MAX_APPEND_BYTES || append.contains('\0') {
+        let reason = format!(
+            "{} bytes; a kernel takes at most {MAX_APPEND_BYTES}, without zeros",
+            append.len()
+        );
+        return Err(ConfigError::Missing(format!("-append: {reason}")).into());
+    }
+    let serial = serial(&all(matches, "serial"))?;
+    let devices = devices
+        .iter()
+        .map(|device| DeviceConfig::parse(device))
+        .collect::<Result<Vec<_>, _>>()?;
+    topology::check(&devices)?;
+    Ok(Config {
+        machine,
+        cpus,
+        memory,
+        kernel,
+        initrd: matches.remove_one("initrd"),
+        append,
+        serial,
+        devices,
+        no_reboot: matches.get_flag("no-reboot"),
+        log: log(matches),
+    })
+}
+
+fn memory(matches: &mut ArgMatches, backend: Option<String>) -> Result<MemoryConfig, CliError> {
+    let objects: Vec<String> = all(matches, "object");
+    let object = match objects.as_slice() {
+        [] => None,
+        [object] => Some(MemoryObject::parse(object)?),
+        [_, second, ..] => {
+            return Err(ConfigError::option(
+                "object",
+                second,
+                "one memory object is all a machine takes",
+            )
+            .into());
+        }
+    };
+    if let Some(backend) = backend
+        && object.as_ref().is_none_or(|object| object.id != backend)
+    {
+        let reason = "there is no -object with this id";
+        return Err(
+            ConfigError::option("machine", &format!("memory-backend={backend}"), reason).into(),
+        );
+    }
+    let mem_path: Option<PathBuf> = matches.remove_one("mem-path");
+    let prealloc = matches.get_flag("mem-prealloc");
+    Ok(MemoryConfig::from_options(
+        one(matches, "m").as_deref(),
+        object,
+        mem_path.as_deref(),
+        prealloc,
+    )?)
+}
+
+fn serial(values: &[String]) -> Result<Vec<SerialConfig>, CliError> {
+    let ports = values
+        .iter()
+        .map(|value| SerialConfig::parse(value))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(extra) = values.get(MAX_SERIAL_PORTS) {
+        let reason = format!("a machine has at most {MAX_SERIAL_PORTS} serial ports");
+        return Err(ConfigError::option("serial", extra, reason).into());
+    }
+    if ports
+        .iter()
+        .filter(|port| **port == SerialConfig::Stdio)
+        .count()
+        > 1
+    {
+        return Err(
+            ConfigError::option("serial", "stdio", "only one port can have the terminal").into(),
+        );
+    }
+    Ok(ports)
+}
+
+fn log(matches: &mut ArgMatches) -> LogConfig {
+    let json = one(matches, "log-format").as_deref() == Some("json");
+    LogConfig {
+        format: if json {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+        level: one(matches, "log-level").unwrap_or_else(|| "warn".to_owned()),
+        file: matches.remove_one("D"),
+    }
+}
+
+fn one(matches: &mut ArgMatches, name: &str) -> Option<String> {
+    matches.remove_one(name)
+}
+
+fn all(matches: &mut ArgMatches, name: &str) -> Vec<String> {
+    matches.remove_many(name).into_iter().flatten().collect()
+}
+
+/// Writes every option with two dashes and its value behind an equals sign, so that clap never takes a value that
+/// begins with a dash (`-append -v`) for an option.
+fn with_two_dashes(
+    clap: &Clap,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Vec<OsString>, CliError> {
+    let mut rewritten = vec![OsString::from(PROGRAM)];
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument
+            .to_str()
+            .ok_or_else(|| CliError::Usage(format!("{argument:?} is not UTF-8")))?;
+        let Some(name) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else {
+            return Err(CliError::Usage(format!(
+                "\"{text}\" does not belong to an option"
+            )));
+        };
+        let (name, value) = name
+            .split_once('=')
+            .map_or((name, None), |(name, value)| (name, Some(value)));
+        let option = clap
+            .get_arguments()
+            .find(|option| {
+                option.get_long() == Some(name)
+                    || option
+                        .get_all_aliases()
+                        .is_some_and(|all| all.contains(&name))
+            })
+            .ok_or_else(|| CliError::Usage(format!("there is no option -{name}")))?;
+        let mut whole = OsString::from(format!("--{name}"));
+        if option.get_action().takes_values() {
+            let value = value.map(OsString::from).or_else(|| arguments.next());
+            let value = value.ok_or_else(|| CliError::Usage(format!("-{name} needs a value")))?;
+            whole.push("=");
+            whole.push(value);
+        } else if value.is_some() {
+            return Err(CliError::Usage(format!("-{name} takes no value")));
+        }
+        rewritten.push(whole);
+    }
+    Ok(rewritten)
+}
+
+fn options() -> Clap {
+    let value = |name: &'static str, shown: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(shown)
+            .help(help)
+            .value_parser(value_parser!(String))
+    };
+    let path = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("PATH")
+            .help(help)
+            .value_parser(value_parser!(PathBuf))
+    };
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .help(help)
+            .action(ArgAction::SetTrue)
+    };
+    let many = |arg: Arg| arg.action(ArgAction::Append);
+    Clap::new(PROGRAM)
+        .about("Runs a Linux guest; every PCI device it is given lives in a device server, never in this process.\nAn option may be written with one dash or two.")
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .override_usage("bulkhead-vmm -kernel PATH [OPTION]...")
+        .args([
+            value("machine", "q35", "the board: q35[,accel=kvm][,memory-backend=ID]"),
+            value("cpu", "host", "the CPU model: host"),
+            value("smp", "N", "number of CPUs, 1 to 32: N or cpus=N; 1 by default"),
+            value("m", "SIZE", "memory, for example 512M or size=2G; 512M by default"),
+            path("kernel", "a bzImage, or an ELF kernel with a PVH entry; required"),
+            path("initrd", "the initial RAM disk"),
+            value("append", "TEXT", "the kernel's command line, at most 2047 bytes"),
+            many(value("serial", "WHERE", "a serial port, COM1 first: stdio, file:PATH, unix:PATH[,server=on|off] (listens by default) or none")),
+            many(value("device", "DEVICE", "a device, as DRIVER,key=value,... or as QEMU's JSON; help lists them")),
+            path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),
+            switch("mem-prealloc", "take all guest memory at start"),
+            many(value("object", "OBJECT", "memory-backend-memfd,id=ID,size=SIZE,hugetlb=on[,hugetlbsize=2M|1G],share=on")),
+            switch("no-reboot", "end when the guest resets"),
+            path("D", "write the log to this file instead of standard error"),
+            value("log-format", "FORMAT", "text or json; text by default").value_parser(PossibleValuesParser::new(["text", "json"])),
+            value("log-level", "LEVEL", "error, warn, info, debug or trace; warn by default"),
+            switch("nographic", "accepted, no effect: there is no display"),
+            switch("nodefaults", "accepted, no effect: there are no default devices"),
+            switch("enable-kvm", "accepted, no effect: KVM is always used"),
+            switch("help", "print this").alias("h"),
+            switch("version", "print the version"),
+        ])
+}

@@ -1,0 +1,278 @@
+//! `-device`: which device, with which properties.
+//!
+//! Drivers: `pcie-root-port`, `vfio-pci` (a host device, through a device server of its own) and `vfio-user-pci` (any
+//! vfio-user server's socket). Properties that do not concern other devices are checked here, the rest in `topology`.
+
+use std::path::PathBuf;
+
+use protocol::pci::PciAddress;
+use serde::{Deserialize, Serialize};
+
+use super::place::{Place, number, whole_number};
+use super::property_list::{PropertyError, PropertyList};
+use super::{ConfigError, json};
+
+#[cfg(test)]
+mod tests;
+
+/// Longest id in bytes.
+pub const MAX_ID_BYTES: usize = 255;
+/// Longest socket path in bytes (unix(7): 108 with the final zero).
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+/// The drivers there are, for messages.
+pub const DRIVERS: [&str; 3] = ["pcie-root-port", "vfio-pci", "vfio-user-pci"];
+
+/// One device of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "driver", rename_all = "kebab-case")]
+pub enum DeviceConfig {
+    /// `pcie-root-port`: a bus that a device can be plugged into.
+    #[serde(rename = "pcie-root-port")]
+    RootPort(RootPortConfig),
+    /// `vfio-pci`: a device of the host.
+    VfioPci(VfioPciConfig),
+    /// `vfio-user-pci`: the device behind a vfio-user socket.
+    VfioUserPci(VfioUserConfig),
+}
+
+/// A PCIe root port. Its id is the name of the bus behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootPortConfig {
+    /// Its id and the name of the bus behind it.
+    pub id: String,
+    /// Port number in its link capabilities.
+    pub port: u8,
+    /// Taken for libvirt's sake; goes into the slot number.
+    pub chassis: Option<u16>,
+    /// Where it sits.
+    pub place: Place,
+}
+
+/// A host device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VfioPciConfig {
+    /// Its address on the host.
+    #[serde(with = "pci_address")]
+    pub host: PciAddress,
+    /// What all passed devices have.
+    #[serde(flatten)]
+    pub common: VfioCommon,
+}
+
+/// A device behind a vfio-user socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VfioUserConfig {
+    /// Where its server listens.
+    pub socket: PathBuf,
+    /// What all passed devices have.
+    #[serde(flatten)]
+    pub common: VfioCommon,
+}
+
+/// What all passed devices have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VfioCommon {
+    /// Its name.
+    pub id: String,
+    /// Where the guest sees it.
+    pub place: Place,
+    /// Whether the guest reaches its BARs without the VMM.
+    pub bar_mmap: BarMmap,
+    /// Take a device that cannot be reset.
+    pub allow_no_reset: bool,
+}
+
+/// `bar-mmap=`: whether BAR areas are mapped into the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BarMmap {
+    /// What the server offers is mapped.
+    On,
+    /// No mapping; every access is a message to the server.
+    Off,
+}
+
+impl DeviceConfig {
+    /// Parses the value of `-device`, in either form.
+    pub fn parse(text: &str) -> Result<DeviceConfig, ConfigError> {
+        let list = if json::is_json(text) {
+            json::parse(text)
+        } else {
+            PropertyList::parse(text)
+        };
+        DeviceConfig::from_properties(list.map_err(|error| ConfigError::device(text, error))?)
+    }
+
+    /// From properties that are split already (`-device`, and `device_add` of QMP).
+    pub fn from_properties(mut properties: PropertyList) -> Result<DeviceConfig, ConfigError> {
+        let driver = properties.head.clone();
+        let id = properties.take("id").unwrap_or_default();
+        let shown = if id.is_empty() {
+            driver.clone()
+        } else {
+            id.clone()
+        };
+        let parsed = match driver.as_str() {
+            "pcie-root-port" => root_port(id, &mut properties).map(DeviceConfig::RootPort),
+            "vfio-pci" => vfio_pci(id, &mut properties).map(DeviceConfig::VfioPci),
+            "vfio-user-pci" => vfio_user_pci(id, &mut properties).map(DeviceConfig::VfioUserPci),
+            _ => {
+                let known = DRIVERS.join(", ");
+                return Err(ConfigError::device(
+                    &driver,
+                    format!("there is no such device; there are {known}"),
+                ));
+            }
+        };
+        // An unknown key first: it may be why a required one is missing.
+        let parsed = match parsed {
+            Ok(device) => properties.finish().map(|()| device),
+            Err(error) => Err(properties
+                .finish()
+                .err()
+                .filter(|_| error.0.contains("is missing"))
+                .unwrap_or(error)),
+        };
+        parsed.map_err(|error| ConfigError::device(&shown, error))
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        match self {
+            DeviceConfig::RootPort(port) => &port.id,
+            DeviceConfig::VfioPci(device) => &device.common.id,
+            DeviceConfig::VfioUserPci(device) => &device.common.id,
+        }
+    }
+
+    /// Where it sits.
+    pub fn place(&self) -> &Place {
+        match self {
+            DeviceConfig::RootPort(port) => &port.place,
+            DeviceConfig::VfioPci(device) => &device.common.place,
+            DeviceConfig::VfioUserPci(device) => &device.common.place,
+        }
+    }
+
+    /// What a passed device has; `None` for a root port.
+    pub fn vfio(&self) -> Option<&VfioCommon> {
+        match self {
+            DeviceConfig::RootPort(_) => None,
+            DeviceConfig::VfioPci(device) => Some(&device.common),
+            DeviceConfig::VfioUserPci(device) => Some(&device.common),
+        }
+    }
+}
+
+fn root_port(id: String, properties: &mut PropertyList) -> Result<RootPortConfig, PropertyError> {
+    let port = properties.take("port").unwrap_or_else(|| "0".to_owned());
+    let chassis = properties.take("chassis");
+    let place = Place::take(properties)?;
+    Ok(RootPortConfig {
+        id: checked_id(id)?,
+        port: number(&port, u8::MAX)
+            .ok_or_else(|| PropertyError(format!("port={port}: write a number from 0 to 254")))?,
+        chassis: chassis
+            .map(|chassis| chassis_number(&chassis))
+            .transpose()?,
+        place,
+    })
+}
+
+fn vfio_pci(id: String, properties: &mut PropertyList) -> Result<VfioPciConfig, PropertyError> {
+    let host = properties.take("host");
+    let common = vfio_common(id, properties)?;
+    let host = host.filter(|host| !host.is_empty()).ok_or_else(|| {
+        PropertyError(
+            "host is missing; say which host device, for example host=0000:1a:00.3".to_owned(),
+        )
+    })?;
+    let host = host
+        .parse::<PciAddress>()
+        .map_err(|error| PropertyError(format!("host: {error}")))?;
+    Ok(VfioPciConfig { host, common })
+}
+
+fn vfio_user_pci(
+    id: String,
+    properties: &mut PropertyList,
+) -> Result<VfioUserConfig, PropertyError> {
+    let socket = properties.take("socket");
+    let common = vfio_common(id, properties)?;
+    let socket = socket.filter(|socket| !socket.is_empty()).ok_or_else(|| {
+        PropertyError(
+            "socket is missing; say where the server listens, for example socket=/run/x.sock"
+                .to_owned(),
+        )
+    })?;
+    if socket.len() > MAX_SOCKET_PATH_BYTES {
+        return Err(PropertyError(format!(
+            "socket: a socket path has at most {MAX_SOCKET_PATH_BYTES} bytes"
+        )));
+    }
+    Ok(VfioUserConfig {
+        socket: PathBuf::from(socket),
+        common,
+    })
+}
+
+fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, PropertyError> {
+    let bar_mmap = properties.take_switch("bar-mmap")?;
+    let allow_no_reset = properties.take_switch("allow-no-reset")?.unwrap_or(false);
+    let place = Place::take(properties)?;
+    let bar_mmap = if bar_mmap == Some(false) {
+        BarMmap::Off
+    } else {
+        BarMmap::On
+    };
+    Ok(VfioCommon {
+        id: checked_id(id)?,
+        place,
+        bar_mmap,
+        allow_no_reset,
+    })
+}
+
+fn checked_id(id: String) -> Result<String, PropertyError> {
+    if id.is_empty() {
+        return Err(PropertyError(
+            "id is missing or empty; name the device, for example id=net".to_owned(),
+        ));
+    }
+    if id.len() > MAX_ID_BYTES {
+        return Err(PropertyError(format!(
+            "id has {} bytes; at most {MAX_ID_BYTES} are allowed",
+            id.len()
+        )));
+    }
+    if id.chars().any(char::is_control) {
+        return Err(PropertyError("id has a control character in it".to_owned()));
+    }
+    Ok(id)
+}
+
+fn chassis_number(text: &str) -> Result<u16, PropertyError> {
+    whole_number(text)
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| PropertyError(format!("chassis={text}: write a number from 0 to 65535")))
+}
+
+/// As its text, so that the JSON between the stages reads as the command line does.
+mod pci_address {
+    use protocol::pci::PciAddress;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &PciAddress,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<PciAddress, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}

@@ -1,0 +1,54 @@
+//! What the supervisor hands to the jailed VMM: the configuration and the numbers of the descriptors it opened.
+//!
+//! The VMM opens nothing by name. Whoever reads a [`FdTable`] adopts each number once (`sandbox::sys::adopt_fd`).
+
+use std::os::fd::RawFd;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+
+/// Everything that stage 2 starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageConfig {
+    /// The machine.
+    pub config: Config,
+    /// Its open files.
+    pub fds: FdTable,
+}
+
+/// Numbers of inherited descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdTable {
+    /// `/dev/kvm`.
+    pub kvm: RawFd,
+    /// The kernel, a regular file opened for reading. Kept open: a guest reset loads it again.
+    pub kernel: RawFd,
+    /// The initrd, likewise.
+    pub initrd: Option<RawFd>,
+    /// One per `Config::serial`, in its order.
+    pub serial: Vec<SerialFds>,
+    /// SOCK_SEQPACKET to the supervisor.
+    pub control: Option<RawFd>,
+    /// Connected vfio-user sockets, one per vfio device of the configuration.
+    pub devices: Vec<DeviceSocket>,
+}
+
+/// The two directions of a serial port. Both `None` for `none`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SerialFds {
+    /// What is typed into the port: standard input, or a Unix socket, connected or listening (see `output`).
+    pub input: Option<RawFd>,
+    /// What the guest writes: standard output or a file. `None` with an `input`: the socket serves both directions; a
+    /// listening socket is accepted on by the VMM.
+    pub output: Option<RawFd>,
+}
+
+/// The socket of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSocket {
+    /// Its id on the command line.
+    pub id: String,
+    /// A connected vfio-user stream.
+    pub socket: RawFd,
+}

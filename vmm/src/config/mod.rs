@@ -1,0 +1,107 @@
+//! The machine as the operator wants it: plain validated types, made once from the command line.
+//!
+//! [`Config`] is what both stages work from; [`StageConfig`] is what the supervisor hands to the jailed VMM: the same
+//! configuration and the numbers of the file descriptors that it opened.
+//!
+//! | File | Question it answers |
+//! |---|---|
+//! | `machine` | `-machine`, `-cpu`, `-smp`, `-serial` |
+//! | `memory` | `-m`, `-object memory-backend-memfd`, `-mem-path`: how much memory, of which pages |
+//! | `device` | `-device`: which device with which properties |
+//! | `topology` | do the devices fit together: ids, buses, slots |
+//! | `place` | `bus=`, `addr=`, `multifunction=` |
+//! | `help` | what `-device help` answers |
+//! | `property_list`, `json` | the two ways to write properties |
+//! | `size` | `512M` |
+
+pub mod machine;
+pub mod memory;
+pub mod device;
+pub mod topology;
+pub mod place;
+pub mod help;
+pub mod json;
+pub mod property_list;
+pub mod size;
+pub mod fds;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use device::{
+    BarMmap, DeviceConfig, RootPortConfig, VfioCommon, VfioPciConfig, VfioUserConfig,
+};
+pub use fds::{DeviceSocket, FdTable, SerialFds, StageConfig};
+pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
+pub use memory::{HugetlbConfig, MemoryConfig};
+pub use place::Place;
+pub use property_list::PropertyError;
+
+/// One virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// `-machine`.
+    pub machine: Machine,
+    /// `-smp`: 1 to 32.
+    pub cpus: u8,
+    /// `-m` and what kind of pages.
+    pub memory: MemoryConfig,
+    /// `-kernel`: a bzImage or an ELF file with a PVH note.
+    pub kernel: PathBuf,
+    /// `-initrd`.
+    pub initrd: Option<PathBuf>,
+    /// `-append`: the kernel's command line.
+    pub append: String,
+    /// `-serial`, COM1 first.
+    pub serial: Vec<SerialConfig>,
+    /// `-device`, in the order given. Checked against each other.
+    pub devices: Vec<DeviceConfig>,
+    /// `-no-reboot`: a guest reset ends the machine.
+    pub no_reboot: bool,
+    /// `-D`, `-log-format`, `-log-level`.
+    pub log: LogConfig,
+}
+
+/// The command line does not describe a machine. Each text names the option and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// One option with a value that cannot be.
+    #[error("-{option} {value}: {reason}")]
+    Option {
+        /// Without the dash.
+        option: &'static str,
+        /// As given.
+        value: String,
+        /// What is wrong and what is right.
+        reason: String,
+    },
+    /// A `-device` with a property that cannot be.
+    #[error("-device {device}: {reason}")]
+    Device {
+        /// Its id, or its driver if it has none.
+        device: String,
+        /// What is wrong and what is right.
+        reason: String,
+    },
+    /// An option that is not there, or two that do not go together.
+    #[error("{0}")]
+    Missing(String),
+}
+
+impl ConfigError {
+    pub(crate) fn option(option: &'static str, value: &str, reason: impl ToString) -> ConfigError {
+        ConfigError::Option {
+            option,
+            value: value.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn device(device: &str, reason: impl ToString) -> ConfigError {
+        ConfigError::Device {
+            device: device.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+}

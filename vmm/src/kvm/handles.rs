@@ -1,0 +1,63 @@
+//! What kvm_ioctls offers only as raw file descriptors and unions, made safe.
+
+// UNSAFETY: kvm_ioctls takes ownership of a raw fd to make a `Kvm`, vmm_sys_util of one to make an `EventFd`, and both
+// leave the `kvm_run` page's unions to the caller.
+#![expect(unsafe_code, reason = "raw fd ownership and kvm_run unions, see above")]
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::ptr;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::Kvm;
+use vmm_sys_util::eventfd::EventFd;
+
+/// The open `/dev/kvm` as kvm_ioctls wants it.
+pub(super) fn kvm(file: OwnedFd) -> Kvm {
+    // SAFETY: from_raw_fd's contract is that the fd is open and owned by nobody else: `into_raw_fd` of an OwnedFd
+    // gives exactly that.
+    unsafe { Kvm::from_raw_fd(file.into_raw_fd()) }
+}
+
+/// A second handle of an eventfd, as kvm_ioctls wants it. KVM compares the eventfd behind the handle, not its number.
+pub(super) fn event_fd(fd: BorrowedFd<'_>) -> io::Result<EventFd> {
+    let copy = fd.try_clone_to_owned()?;
+    // SAFETY: from_raw_fd's contract is that the fd is open and owned by nobody else: `into_raw_fd` of an OwnedFd
+    // gives exactly that. If it is no eventfd, KVM refuses it.
+    Ok(unsafe { EventFd::from_raw_fd(copy.into_raw_fd()) })
+}
+
+/// A pointer to a vCPU's `kvm_run` page, to look at the exit that `VcpuFd::run` just reported while its data is
+/// borrowed. Valid as long as the vCPU is: the page is unmapped with it.
+#[derive(Clone, Copy)]
+pub(super) struct RunPage(*const kvm_run);
+
+impl RunPage {
+    pub(super) fn new(run: &mut kvm_run) -> RunPage {
+        RunPage(ptr::from_mut(run).cast_const())
+    }
+
+    /// The width in bytes of one access of a KVM_EXIT_IO.
+    pub(super) fn port_access_width(self) -> usize {
+        // SAFETY: the pointer comes from a `&mut kvm_run` of a vCPU that is alive while `exit::run_once`, the only
+        // caller, runs it; only the address of the field is taken, no reference to the shared page.
+        let at = unsafe { ptr::addr_of!((*self.0).__bindgen_anon_1.io.size) };
+        // SAFETY: the page is mapped (see above), a byte is always aligned, and any content is a valid byte.
+        let width = unsafe { at.read_volatile() };
+        usize::from(width.max(1))
+    }
+
+    /// The suberror of a KVM_EXIT_INTERNAL_ERROR and its data words.
+    pub(super) fn internal_error(self) -> (u32, Vec<u64>) {
+        // SAFETY: as in `port_access_width`: live page, and only an address is taken.
+        let at = unsafe { ptr::addr_of!((*self.0).__bindgen_anon_1.internal) };
+        // SAFETY: the page is mapped, bindgen's layout keeps the field aligned, and it holds only integers.
+        let internal = unsafe { at.read_volatile() };
+        let count =
+            usize::try_from(internal.ndata).map_or(0, |count| count.min(internal.data.len()));
+        (
+            internal.suberror,
+            internal.data.iter().take(count).copied().collect(),
+        )
+    }
+}
