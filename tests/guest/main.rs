@@ -1,0 +1,29 @@
+//! guest-probe: what tests and figures need inside a guest and busybox does not have. Linked statically.
+//!
+//!     guest-probe reads DISK DEPTH COUNT        random 4 KiB reads, DEPTH at a time (reads.rs)
+//!     guest-probe register RESOURCE OFFSET COUNT    reads of a 32-bit device register (register.rs)
+//!
+//! Prints one line of "name=value" words, times in nanoseconds.
+
+mod reads;
+mod register;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["reads", disk, depth, count] => reads::run(disk, depth.parse()?, count.parse()?),
+        ["register", resource, offset, count] => {
+            register::run(resource, offset.parse()?, count.parse()?)
+        }
+        _ => bail!("usage: guest-probe reads DISK DEPTH COUNT | register RESOURCE OFFSET COUNT"),
+    }
+}
+
+/// The value below which `percent` of the sorted samples lie.
+fn percentile(sorted: &[u128], percent: usize) -> u128 {
+    let index = sorted.len().saturating_sub(1) * percent / 100;
+    sorted.get(index).copied().unwrap_or_default()
+}

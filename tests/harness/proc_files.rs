@@ -1,0 +1,145 @@
+//! What the kernel says of a process: files, mappings, memory, context switches, relatives. From /proc.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+/// One line of /proc/PID/maps, with its share of memory from smaps.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    pub size_bytes: u64,
+    /// As in the file: "rw-s".
+    pub permissions: String,
+    pub inode: u64,
+    /// What is mapped: a path, "/memfd:name (deleted)", "[heap]" or nothing.
+    pub name: String,
+    /// Proportional set size: pages, each divided by the number of processes that map it.
+    pub pss_kib: u64,
+}
+
+impl Mapping {
+    /// True for a shared mapping of a memfd, which is what guest RAM is.
+    pub fn is_shared_memfd(&self) -> bool {
+        self.permissions.ends_with('s') && self.name.starts_with("/memfd:")
+    }
+}
+
+/// What each open fd of a process refers to, such as "/dev/kvm" or "anon_inode:[eventfd]".
+pub fn open_files(pid: u32) -> Result<Vec<String>> {
+    let mut targets = Vec::new();
+    for entry in
+        fs::read_dir(format!("/proc/{pid}/fd")).with_context(|| format!("fds of process {pid}"))?
+    {
+        // An fd that was closed since then is not open.
+        if let Ok(target) = fs::read_link(entry?.path()) {
+            targets.push(target.display().to_string());
+        }
+    }
+    targets.sort();
+    Ok(targets)
+}
+
+/// True for an fd that gives power over a VFIO device: a group, a container, a cdev or the device itself.
+pub fn is_vfio(target: &str) -> bool {
+    target.starts_with("/dev/vfio") || target.starts_with("/dev/iommu") || target.contains("[vfio")
+}
+
+/// All mappings of a process.
+pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))
+        .with_context(|| format!("smaps of process {pid}"))?;
+    let mut found: Vec<Mapping> = Vec::new();
+    for line in text.lines() {
+        if let Some(mapping) = mapping_header(line) {
+            found.push(mapping);
+        } else if let (Some(mapping), Some(value)) = (found.last_mut(), line.strip_prefix("Pss:")) {
+            mapping.pss_kib = value.trim().trim_end_matches(" kB").parse()?;
+        }
+    }
+    Ok(found)
+}
+
+/// "7f12-7f34 rw-s 00000000 00:01 1027  /memfd:guest-ram (deleted)"
+fn mapping_header(line: &str) -> Option<Mapping> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let (start, end) = (
+        u64::from_str_radix(start, 16).ok()?,
+        u64::from_str_radix(end, 16).ok()?,
+    );
+    let permissions = words.next()?.to_owned();
+    let inode = words.nth(2)?.parse().ok()?;
+    let name = words.collect::<Vec<_>>().join(" ");
+    Some(Mapping {
+        size_bytes: end - start,
+        permissions,
+        inode,
+        name,
+        pss_kib: 0,
+    })
+}
+
+/// Voluntary and involuntary context switches of all threads of a process, together.
+pub fn context_switches(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        for line in status
+            .lines()
+            .filter(|line| line.contains("ctxt_switches:"))
+        {
+            let (_, count) = line.split_once(':').context("a counter has a value")?;
+            sum += count.trim().parse::<u64>()?;
+        }
+    }
+    Ok(sum)
+}
+
+/// The pids in a process group, zombies left out.
+pub fn process_group(group: u32) -> Result<Vec<u32>> {
+    Ok(processes()?
+        .into_iter()
+        .filter(|&pid| group_of(pid) == Some(group))
+        .collect())
+}
+
+/// The words of a process's command line.
+pub fn command_line(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes
+        .split(|&byte| byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
+}
+
+/// All pids whose program file is called `name`.
+pub fn running(name: &str) -> Result<Vec<u32>> {
+    let is_called = |pid: &u32| {
+        let program: PathBuf = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        program.file_name().is_some_and(|file| file == name)
+    };
+    Ok(processes()?.into_iter().filter(is_called).collect())
+}
+
+fn processes() -> Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        if let Ok(pid) = entry?.file_name().to_string_lossy().parse() {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
+}
+
+/// "pid (name) state parent group ..."; the name may hold anything, so the last parenthesis counts.
+fn group_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    match words.as_slice() {
+        ["Z", ..] => None,
+        [_, _, group, ..] => group.parse().ok(),
+        _ => None,
+    }
+}

@@ -1,0 +1,115 @@
+//! A process that a test started: its output, its end, and its death with the test.
+//!
+//! It gets a process group of its own, so that what it starts in turn can be found and ended too.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+
+use crate::console::Console;
+use crate::proc_files;
+
+/// A running child with its console; killed when dropped, with all of its group.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    pid: Pid,
+    stdout: Console,
+    stderr: Console,
+}
+
+impl Process {
+    /// Starts `command` with pipes on its three standard streams.
+    pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
+        command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        let pid = Pid::from_child(&child);
+        let stdout = child.stdout.take().context("stdout is a pipe")?;
+        let stderr = child.stderr.take().context("stderr is a pipe")?;
+        let (stdout, stderr) = (
+            Console::collect(name, stdout),
+            Console::collect(name, stderr),
+        );
+        Ok(Self {
+            name,
+            child,
+            pid,
+            stdout,
+            stderr,
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stdout(&self) -> &Console {
+        &self.stdout
+    }
+
+    pub fn stderr(&self) -> &Console {
+        &self.stderr
+    }
+
+    /// The pids of this process and of all that it started and that still run.
+    pub fn group(&self) -> Result<Vec<u32>> {
+        proc_files::process_group(self.pid())
+    }
+
+    /// Writes a line to the process's standard input.
+    pub fn write_line(&mut self, line: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("stdin is a pipe")?;
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .with_context(|| format!("write {line:?} to {}", self.name))
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
+    }
+
+    /// Waits for the end of the process and of its output.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let pidfd = pidfd_open(self.pid, PidfdFlags::empty()).context("pidfd_open")?;
+        let timeout = Timespec {
+            tv_sec: i64::try_from(limit.as_secs())?,
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))? == 0 {
+            bail!(
+                "{} still runs after {limit:?}; its stderr:\n{}its stdout ends:\n{}",
+                self.name,
+                self.stderr.text(),
+                crate::console::tail(&self.stdout.text())
+            );
+        }
+        let status = self.child.wait()?;
+        self.stdout.wait_for_end(limit)?;
+        self.stderr.wait_for_end(limit)?;
+        Ok(status)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // A group keeps its number for as long as it has members: an empty one is not ours any more.
+        if self.group().is_ok_and(|members| members.is_empty()) && matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // Errors mean that nobody is left, which is what we want.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,117 @@
+//! A VM: `bulkhead-vmm` with its guest's console on stdio, and the processes that belong to it.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::deadline::{GUEST_RUN, PROCESS, eventually};
+use crate::guest::{Guest, GuestReport};
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::{proc_files, programs};
+
+/// How the jailed stage of the VMM is called on its command line.
+const STAGE_VMM: &str = "--stage-vmm";
+
+/// A running VM, killed when dropped.
+#[derive(Debug)]
+pub struct Vm {
+    process: Process,
+    started: Instant,
+    _scratch: Scratch,
+}
+
+impl Vm {
+    /// Starts a VM with `arguments`, after `-machine q35 -cpu host -serial stdio -no-reboot` and what boots `guest`.
+    pub fn start(arguments: &[&str], guest: &Guest) -> Result<Self> {
+        let mut all = vec!["-no-reboot"];
+        all.extend_from_slice(arguments);
+        Self::start_that_reboots(&all, guest)
+    }
+
+    /// The same without `-no-reboot`.
+    pub fn start_that_reboots(arguments: &[&str], guest: &Guest) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let mut command = Command::new(programs::find(programs::VMM)?);
+        command.args(["-machine", "q35", "-cpu", "host", "-serial", "stdio"]);
+        command
+            .args(guest.arguments(scratch.path())?)
+            .args(arguments);
+        let started = Instant::now();
+        let process = Process::start("VMM", &mut command)?;
+        Ok(Self {
+            process,
+            started,
+            _scratch: scratch,
+        })
+    }
+
+    /// Waits until the guest's script says `pause NAME`.
+    pub fn wait_for_mark(&self, name: &str) -> Result<()> {
+        self.wait_for_line(&format!("MARK {name}")).map(drop)
+    }
+
+    /// Lets the guest's script go on after a `pause`.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.write_line("go")
+    }
+
+    /// Waits for a line of the guest's console that starts with `start`; gives the rest of the line.
+    pub fn wait_for_line(&self, start: &str) -> Result<String> {
+        let found = self.process.stdout().wait_for_line(start, GUEST_RUN);
+        found.with_context(|| format!("the VMM's stderr:\n{}", self.process.stderr().text()))
+    }
+
+    /// Time since the VMM was started.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The process of the VM that a signal should go to, and all others: what the user started.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Pid of the process that runs the guest.
+    pub fn vmm_pid(&self) -> Result<u32> {
+        eventually("the VMM's second stage", PROCESS, || {
+            let is_stage = |pid: &u32| {
+                proc_files::command_line(*pid)
+                    .iter()
+                    .any(|word| word == STAGE_VMM)
+            };
+            self.process.group().ok()?.into_iter().find(is_stage)
+        })
+    }
+
+    /// Pids of the device servers that this VM's supervisor started.
+    pub fn device_server_pids(&self) -> Result<Vec<u32>> {
+        let servers = proc_files::running(programs::DEVICE_SERVER)?;
+        let group = self.process.group()?;
+        Ok(group
+            .into_iter()
+            .filter(|pid| servers.contains(pid))
+            .collect())
+    }
+
+    /// Pids of all processes of the VM, the supervisor included.
+    pub fn all_pids(&self) -> Result<Vec<u32>> {
+        self.process.group()
+    }
+
+    /// Waits until the guest powered off and every process of the VM is gone; the VMM must say that all went well.
+    pub fn finish(mut self) -> Result<GuestReport> {
+        let status = self.process.wait(GUEST_RUN)?;
+        let (console, stderr) = (self.process.stdout().text(), self.process.stderr().text());
+        ensure!(
+            status.success(),
+            "the VMM ended with {status}; its stderr:\n{stderr}the console:\n{}",
+            crate::console::tail(&console)
+        );
+        eventually("the end of all processes of the VM", PROCESS, || {
+            self.process.group().ok()?.is_empty().then_some(())
+        })?;
+        GuestReport::parse(&console).with_context(|| format!("the VMM's stderr:\n{stderr}"))
+    }
+}

@@ -1,0 +1,84 @@
+//! The machine around the device: how many CPUs, and what a reboot does.
+
+use anyhow::Result;
+use harness::guest::{Guest, GuestReport};
+use harness::host_device::{HostDevice, NVME};
+use harness::pattern::record_in_hex;
+use harness::vm::Vm;
+
+const COUNT_CPUS: &str = r#"
+    wait_for /dev/nvme0n1
+    echo "CPUS $(nproc)"
+    echo "BLOCK $(block 77)"
+"#;
+
+fn guest_with_cpus(cpus: &str) -> Result<GuestReport> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
+    Vm::start(
+        &["-smp", cpus, "-m", "512M", "-device", &device],
+        &Guest::running(COUNT_CPUS),
+    )?
+    .finish()?
+    .succeeded()
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn one_cpu_uses_the_device() -> Result<()> {
+    let report = guest_with_cpus("1")?;
+    assert_eq!(report.number("CPUS")?, 1);
+    assert_eq!(report.value("BLOCK")?, record_in_hex(77));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn two_cpus_use_the_device() -> Result<()> {
+    let report = guest_with_cpus("2")?;
+    assert_eq!(report.number("CPUS")?, 2);
+    assert_eq!(report.value("BLOCK")?, record_in_hex(77));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn four_cpus_use_the_device() -> Result<()> {
+    let report = guest_with_cpus("4")?;
+    assert_eq!(report.number("CPUS")?, 4);
+    assert_eq!(report.value("BLOCK")?, record_in_hex(77));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn reboot_of_guest_keeps_the_device_working() -> Result<()> {
+    // The disk remembers that the guest ran once already.
+    const REBOOT_ONCE: &str = r#"
+        wait_for /dev/nvme0n1
+        word=$(dd if=/dev/nvme0n1 bs=4096 skip=8200 count=1 iflag=direct 2>/dev/null | head -c 8)
+        if [ "$word" = REBOOTED ]; then
+            echo "SECOND-BOOT $(block 42)"
+            echo "INTERRUPTS $(interrupts nvme)"
+        else
+            echo "FIRST-BOOT $word $(block 41)"
+            printf REBOOTED | dd of=/dev/nvme0n1 bs=4096 seek=8200 conv=sync oflag=direct 2>/dev/null
+            reboot -f
+            sleep 60
+        fi
+    "#;
+    HostDevice::at(NVME).give_to_vfio()?;
+    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
+    let vm = Vm::start_that_reboots(
+        &["-smp", "2", "-m", "512M", "-device", &device],
+        &Guest::running(REBOOT_ONCE),
+    )?;
+    let report = vm.finish()?.succeeded()?;
+    assert_eq!(
+        report.value("FIRST-BOOT")?,
+        format!("BULKHEAD {}", record_in_hex(41))
+    );
+    assert_eq!(report.value("SECOND-BOOT")?, record_in_hex(42));
+    assert!(report.number("INTERRUPTS")? > 5, "{}", report.output());
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The device server as a service: it outlives its clients and leaves nothing when it is stopped.
+
+use anyhow::Result;
+use harness::device_server::DeviceServer;
+use harness::guest::Guest;
+use harness::host_device::{HostDevice, NVME};
+use harness::pattern::record_in_hex;
+use harness::proc_files::{mappings, open_files};
+use harness::scratch::Scratch;
+use harness::vm::Vm;
+
+const READ_BLOCK: &str = r#"
+    wait_for /dev/nvme0n1
+    echo "BLOCK $(block 99)"
+"#;
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn server_serves_one_vm_after_the_other() -> Result<()> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let scratch = Scratch::new()?;
+    let socket = scratch.file("nvme.sock");
+    let server = DeviceServer::vfio(NVME, &socket)?;
+    let files_before = open_files(server.pid())?;
+    let device = format!("vfio-user-pci,socket={socket},id=nvme,bus=pcie.0,addr=0x03");
+    let arguments = ["-m", "512M", "-device", &device];
+    for _ in ["first", "second"] {
+        let report = Vm::start(&arguments, &Guest::running(READ_BLOCK))?
+            .finish()?
+            .succeeded()?;
+        assert_eq!(report.value("BLOCK")?, record_in_hex(99));
+        let nothing_left = || {
+            let files = open_files(server.pid()).ok()?;
+            let maps = mappings(server.pid()).ok()?;
+            (files == files_before && !maps.iter().any(|map| map.is_shared_memfd())).then_some(())
+        };
+        harness::deadline::eventually(
+            "the server forgets its client",
+            harness::deadline::PROCESS,
+            nothing_left,
+        )?;
+        assert!(
+            !HostDevice::at(NVME).is_bus_master()?,
+            "the device was reset after its client"
+        );
+    }
+    let status = server.stop()?;
+    assert!(status.success(), "{status}");
+    assert_eq!(scratch.names()?, Vec::<String>::new(), "the socket is gone");
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn server_takes_the_next_client_after_a_vmm_was_killed() -> Result<()> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let scratch = Scratch::new()?;
+    let socket = scratch.file("nvme.sock");
+    let server = DeviceServer::vfio(NVME, &socket)?;
+    let device = format!("vfio-user-pci,socket={socket},id=nvme,bus=pcie.0,addr=0x03");
+    let arguments = ["-m", "512M", "-device", &device];
+    let killed = Vm::start(
+        &arguments,
+        &Guest::running("wait_for /dev/nvme0n1\npause running"),
+    )?;
+    killed.wait_for_mark("running")?;
+    drop(killed);
+    let report = Vm::start(&arguments, &Guest::running(READ_BLOCK))?
+        .finish()?
+        .succeeded()?;
+    assert_eq!(report.value("BLOCK")?, record_in_hex(99));
+    assert!(server.stop()?.success());
+    Ok(())
+}
