@@ -6,6 +6,7 @@
 
 use crate::ids::MessageId;
 use crate::limits::HEADER_BYTES;
+use rustix::io::Errno;
 use std::fmt;
 
 /// Command number as it is on the wire; unknown values are data.
@@ -261,6 +262,15 @@ impl Header {
     #[must_use]
     pub fn message_type(&self) -> MessageType {
         self.flags.message_type().unwrap_or(MessageType::Reply)
+    }
+
+    /// The error of an error reply; EIO when it is no errno.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match i32::try_from(self.error) {
+            Ok(errno @ 1..=4095) => Errno::from_raw_os_error(errno),
+            Ok(_) | Err(_) => Errno::IO,
+        }
     }
 
     /// Bytes behind the header.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod server;
 pub mod transport;
 pub mod command;
 pub mod reply;
@@ -15,6 +16,7 @@ pub mod frame;
 pub mod header;
 pub mod refusal;
 mod codec;
+pub mod supervisor;
 pub mod pci;
 pub mod ids;
 pub mod limits;

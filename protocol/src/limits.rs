@@ -108,6 +108,9 @@ pub const MAX_STASHED_REQUESTS: usize = 64;
 /// Bytes of the requests that a server sets aside, in total.
 pub const MAX_STASHED_BYTES: usize = 4 << 20;
 
+/// DMA messages that one access of a backend may become. Why bounded: the client picks the size of each.
+pub const MAX_DMA_MESSAGES: usize = 4096;
+
 /// Requests of the server that one call of `Client::service` answers before it returns to the event loop.
 pub const MAX_SERVED_PER_CALL: usize = 64;
 

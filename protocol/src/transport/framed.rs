@@ -1,12 +1,12 @@
 //! Both directions of one connection in the hands of one thread.
 
 use super::deadline::Deadline;
-use super::receiver::{FrameReceiver, RecvError, Wait};
+use super::receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
 use super::sender::{FrameSender, Outgoing, SendError};
 use super::socket::StreamSocket;
 use crate::frame::Frame;
+use crate::header::Header;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 /// Receives and sends whole messages.
 #[derive(Debug)]
@@ -17,11 +17,11 @@ pub struct Framed {
 }
 
 impl Framed {
-    /// Messages over `socket`, whose reads block for `blocks_for`.
+    /// Messages over `socket`.
     #[must_use]
-    pub fn new(socket: StreamSocket, blocks_for: Option<Duration>, max_message_bytes: u32) -> Self {
+    pub fn new(socket: StreamSocket, limits: ReceiveLimits) -> Self {
         Self {
-            receiver: FrameReceiver::new(socket.clone(), blocks_for, max_message_bytes),
+            receiver: FrameReceiver::new(socket.clone(), limits),
             sender: FrameSender::new(socket.clone()),
             socket,
         }
@@ -33,6 +33,19 @@ impl Framed {
     /// See [`FrameReceiver::recv`].
     pub fn recv(&mut self, wait: Wait) -> Result<Frame<'_>, RecvError> {
         self.receiver.recv(wait)
+    }
+
+    /// Waits for the next message; see [`FrameReceiver::wait`].
+    ///
+    /// # Errors
+    /// See [`FrameReceiver::recv`].
+    pub fn wait(&mut self, wait: Wait) -> Result<Header, RecvError> {
+        self.receiver.wait(wait)
+    }
+
+    /// The message that was waited for; see [`FrameReceiver::take`].
+    pub fn take(&mut self, header: Header) -> Frame<'_> {
+        self.receiver.take(header)
     }
 
     /// Sends a message whole.

@@ -14,7 +14,7 @@ mod deadline;
 pub use crate::frame::Frame;
 pub use deadline::Deadline;
 pub use framed::Framed;
-pub use receiver::{FrameReceiver, RecvError, Wait};
+pub use receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
 pub use sender::{FrameSender, Outgoing, SendError};
 pub use socket::{SocketError, StreamSocket};
 

@@ -12,7 +12,7 @@ use super::deadline::Deadline;
 use super::socket::StreamSocket;
 use crate::frame::Frame;
 use crate::header::{Header, HeaderError};
-use crate::limits::{FIRST_READ_BYTES, HEADER_BYTES, KERNEL_MAX_FDS, MESSAGE_DEADLINE};
+use crate::limits::{FIRST_READ_BYTES, HEADER_BYTES, KERNEL_MAX_FDS};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
@@ -70,13 +70,22 @@ pub enum RecvError {
     Io(#[source] Errno),
 }
 
+/// What a receiver takes, and how long it waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveLimits {
+    /// Largest message, in bytes; a larger size field is an error before the body is read.
+    pub max_message_bytes: u32,
+    /// How long a message may take from its first byte to its last.
+    pub message_deadline: Duration,
+    /// A blocking read returns after this long: the socket's own timeout. `None`: only when something came.
+    pub blocks_for: Option<Duration>,
+}
+
 /// Receives whole messages.
 #[derive(Debug)]
 pub struct FrameReceiver {
     socket: StreamSocket,
-    max_message_bytes: u32,
-    /// A blocking read returns after this long: the socket's own timeout. `None`: only when something came.
-    blocks_for: Option<Duration>,
+    limits: ReceiveLimits,
     buffer: Vec<u8>,
     /// Bytes in the buffer.
     filled: usize,
@@ -92,14 +101,13 @@ pub struct FrameReceiver {
 }
 
 impl FrameReceiver {
-    /// Receives from `socket`, whose reads block for `blocks_for`.
+    /// Receives from `socket`.
     #[must_use]
-    pub fn new(socket: StreamSocket, blocks_for: Option<Duration>, max_message_bytes: u32) -> Self {
-        let bytes = usize::try_from(max_message_bytes).unwrap_or(HEADER_BYTES);
+    pub fn new(socket: StreamSocket, limits: ReceiveLimits) -> Self {
+        let bytes = usize::try_from(limits.max_message_bytes).unwrap_or(HEADER_BYTES);
         Self {
             socket,
-            max_message_bytes,
-            blocks_for,
+            limits,
             // Zeroed pages are not in memory before they are used.
             buffer: vec![0; bytes.saturating_add(FIRST_READ_BYTES)],
             filled: 0,
@@ -116,15 +124,32 @@ impl FrameReceiver {
     /// # Errors
     /// See [`RecvError`]; descriptors that came so far are closed when the receiver is dropped.
     pub fn recv(&mut self, wait: Wait) -> Result<Frame<'_>, RecvError> {
+        let header = self.wait(wait)?;
+        Ok(self.take(header))
+    }
+
+    /// Waits until the next message is whole and returns its header; [`Self::take`] hands it out.
+    ///
+    /// # Errors
+    /// As [`Self::recv`].
+    pub fn wait(&mut self, wait: Wait) -> Result<Header, RecvError> {
         let (header, size) = self.fill(wait)?;
         self.consumed = size;
         self.message_deadline = None;
-        Ok(Frame {
+        Ok(header)
+    }
+
+    /// The message whose `header` the last [`Self::wait`] returned. A second call has no descriptors.
+    pub fn take(&mut self, header: Header) -> Frame<'_> {
+        Frame {
             header,
-            body: self.buffer.get(HEADER_BYTES..size).unwrap_or_default(),
+            body: self
+                .buffer
+                .get(HEADER_BYTES..self.consumed)
+                .unwrap_or_default(),
             fds: std::mem::take(&mut self.fds),
             fds_on_body: std::mem::take(&mut self.fds_on_body),
-        })
+        }
     }
 
     /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.
@@ -147,7 +172,7 @@ impl FrameReceiver {
                 return Ok((header, size));
             }
             if self.filled > 0 && self.message_deadline.is_none() {
-                self.message_deadline = Some(Deadline::after(MESSAGE_DEADLINE));
+                self.message_deadline = Some(Deadline::after(self.limits.message_deadline));
             }
             match header {
                 Some((_, size)) => self.read_body(size, wait)?,
@@ -160,6 +185,9 @@ impl FrameReceiver {
         if self.consumed == 0 {
             return;
         }
+        // Never taken: they close.
+        self.fds.clear();
+        self.fds_on_body = false;
         self.buffer.copy_within(self.consumed..self.filled, 0);
         self.filled = self.filled.saturating_sub(self.consumed);
         if let Some((at, fds)) = self.next_fds.take() {
@@ -174,12 +202,14 @@ impl FrameReceiver {
     /// The header that starts at `start` and the end of its message; `None` while it is not there whole.
     fn header_at(&self, start: usize) -> Option<Result<(Header, usize), HeaderError>> {
         let bytes = self.buffer.get(start..self.filled)?.first_chunk()?;
-        Some(Header::parse(bytes, self.max_message_bytes).map(|header| {
-            let end = start
-                .saturating_add(HEADER_BYTES)
-                .saturating_add(header.body_bytes());
-            (header, end)
-        }))
+        Some(
+            Header::parse(bytes, self.limits.max_message_bytes).map(|header| {
+                let end = start
+                    .saturating_add(HEADER_BYTES)
+                    .saturating_add(header.body_bytes());
+                (header, end)
+            }),
+        )
     }
 
     /// Reads what a message starts with, and possibly some of the next.
@@ -287,7 +317,7 @@ impl FrameReceiver {
             (Wait::Until(deadline), Some(message)) => deadline.min(message),
         };
         let left = deadline.remaining().ok_or_else(|| self.too_late())?;
-        match self.blocks_for {
+        match self.limits.blocks_for {
             Some(slice) if slice <= left => Ok((RecvFlags::empty(), None)),
             Some(_) | None => Ok((RecvFlags::DONTWAIT, Some(deadline))),
         }

@@ -1,0 +1,434 @@
+//! One client: receive, decide, decode, refuse, answer.
+
+use super::session::{Agreement, Session, SessionAction, SessionEvent};
+use crate::command::{Command, DecodeContext};
+use crate::frame::Frame;
+use crate::header::{CommandCode, Header, HeaderFlags, MessageType};
+use crate::ids::MessageId;
+use crate::limits;
+use crate::messages::version::{Capabilities, TwinSocket};
+use crate::refusal::{BadField, Refusal};
+use crate::reply::Reply;
+use crate::transport::{
+    Deadline, FrameReceiver, FrameSender, Framed, Outgoing, ReceiveLimits, RecvError, SendError,
+    SocketError, StreamSocket, Wait,
+};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// What a server announces and how long it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// `twin_socket: Supported` lets a client have one.
+    pub capabilities: Capabilities,
+    /// How long to wait for what.
+    pub deadlines: ServerDeadlines,
+}
+
+/// How long a server waits for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerDeadlines {
+    /// From the start to a whole VERSION.
+    pub negotiation: Duration,
+    /// From a message's first byte to its last.
+    pub message: Duration,
+    /// Until a client takes an answer.
+    pub send: Duration,
+    /// Until a client has answered a DMA message.
+    pub dma: Duration,
+}
+
+impl ServerConfig {
+    /// The limits of this crate, without message-mode DMA.
+    #[must_use]
+    pub const fn standard() -> Self {
+        Self {
+            capabilities: Capabilities::OURS,
+            deadlines: ServerDeadlines {
+                negotiation: limits::NEGOTIATION_DEADLINE,
+                message: limits::MESSAGE_DEADLINE,
+                send: limits::SEND_DEADLINE,
+                dma: limits::ACCESS_DEADLINE,
+            },
+        }
+    }
+}
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// Nothing more can be received; `RecvError::Closed` is a client that left.
+    #[error("receiving: {0}")]
+    Receive(#[source] RecvError),
+    /// An answer cannot be sent.
+    #[error("sending: {0}")]
+    Send(#[source] SendError),
+    /// The client broke the rules.
+    #[error("{0}")]
+    Refused(#[source] Refusal),
+    /// The client's answer to a DMA message makes no sense.
+    #[error("the answer to {command} makes no sense: {bad}")]
+    DmaReply {
+        /// The DMA message.
+        command: CommandCode,
+        /// What is wrong.
+        bad: BadField,
+    },
+    /// While a DMA message was not answered, more requests came than are set aside.
+    #[error("more requests than can be set aside came while a DMA message was not answered")]
+    TooManyRequests,
+    /// The second socket for DMA messages cannot be made.
+    #[error("cannot make a twin socket")]
+    TwinSocket(#[source] Errno),
+}
+
+/// What comes next on a connection.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Run it and answer it with [`Connection::reply`].
+    Request(Request<'a>),
+    /// It was refused and answered; the connection lives.
+    Refused(Refusal),
+    /// There is nothing more.
+    Closed(CloseReason),
+}
+
+/// A request to be answered.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Names it in the answer.
+    pub token: RequestToken,
+    /// What is asked.
+    pub command: Command<'a>,
+}
+
+/// Names a request in its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestToken {
+    id: MessageId,
+    command: CommandCode,
+    no_reply: bool,
+}
+
+impl RequestToken {
+    fn of(header: &Header) -> Self {
+        Self {
+            id: header.id,
+            command: header.command,
+            no_reply: header.flags.no_reply(),
+        }
+    }
+
+    /// The client wants no answer: [`Connection::reply`] sends none.
+    #[must_use]
+    pub fn no_reply(&self) -> bool {
+        self.no_reply
+    }
+
+    /// Which command it was.
+    #[must_use]
+    pub fn command(&self) -> CommandCode {
+        self.command
+    }
+}
+
+/// A request that came while a DMA message was being answered.
+#[derive(Debug)]
+pub(super) struct SetAside {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+    pub(super) fds_on_body: bool,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Connection {
+    pub(super) config: ServerConfig,
+    socket: StreamSocket,
+    pub(super) receiver: FrameReceiver,
+    pub(super) answers: Answers,
+    pub(super) session: Session,
+    pub(super) closed: Option<CloseReason>,
+    negotiate_until: Deadline,
+    /// Our end of the socket for DMA messages.
+    pub(super) twin: Option<Framed>,
+    pub(super) set_aside: VecDeque<SetAside>,
+    /// The request that was set aside and is being handed out.
+    current: Option<SetAside>,
+    pub(super) next_dma_id: u16,
+}
+
+/// Sends answers; apart from the receiver, whose buffer a request may still borrow.
+#[derive(Debug)]
+pub(super) struct Answers {
+    pub(super) sender: FrameSender,
+    pub(super) head: Vec<u8>,
+    send_deadline: Duration,
+    peer_max_msg_fds: u32,
+}
+
+impl Connection {
+    /// Serves the client at the other end of `socket`.
+    ///
+    /// # Errors
+    /// It is no Unix stream socket.
+    pub fn new(socket: OwnedFd, config: ServerConfig) -> Result<Self, SocketError> {
+        let socket = StreamSocket::new(socket, None)?;
+        Ok(Self {
+            receiver: FrameReceiver::new(socket.clone(), receive_limits(&config)),
+            answers: Answers {
+                sender: FrameSender::new(socket.clone()),
+                head: Vec::new(),
+                send_deadline: config.deadlines.send,
+                peer_max_msg_fds: Capabilities::UNSTATED.max_msg_fds,
+            },
+            session: Session::BeforeVersion,
+            closed: None,
+            negotiate_until: Deadline::after(config.deadlines.negotiation),
+            twin: None,
+            set_aside: VecDeque::new(),
+            current: None,
+            next_dma_id: 0,
+            socket,
+            config,
+        })
+    }
+
+    /// The socket, to poll it or to end the connection from elsewhere.
+    #[must_use]
+    pub fn socket(&self) -> &StreamSocket {
+        &self.socket
+    }
+
+    /// Is a request there already? If so, waiting for the socket to become readable would be wrong.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        self.closed.is_some() || !self.set_aside.is_empty() || self.receiver.has_buffered()
+    }
+
+    /// What was agreed; `None` before VERSION.
+    #[must_use]
+    pub fn agreement(&self) -> Option<&Agreement> {
+        match &self.session {
+            Session::Negotiated(agreement) => Some(agreement),
+            Session::BeforeVersion | Session::Closed => None,
+        }
+    }
+
+    /// Waits for the next request, however long the client is idle. VERSION is answered here.
+    pub fn next_event(&mut self) -> Event<'_> {
+        loop {
+            if let Some(reason) = self.closed {
+                return Event::Closed(reason);
+            }
+            let header = match self.next_header() {
+                Ok(header) => header,
+                Err(error) => return Event::Closed(self.close(CloseReason::Receive(error))),
+            };
+            if header.message_type() == MessageType::Reply {
+                if let Some(refusal) = self.decide(header, SessionEvent::Reply(header.command)) {
+                    return Event::Refused(refusal);
+                }
+            } else if header.command == CommandCode::VERSION {
+                if let Some(refusal) = self.negotiate(header) {
+                    return Event::Refused(refusal);
+                }
+            } else if let Session::Negotiated(agreement) = self.session {
+                return self.decode(header, &agreement.context);
+            } else {
+                self.decide(header, SessionEvent::Request(header.command));
+            }
+        }
+    }
+
+    fn next_header(&mut self) -> Result<Header, RecvError> {
+        self.current = self.set_aside.pop_front();
+        if let Some(request) = &self.current {
+            return Ok(request.header);
+        }
+        let wait = match self.session {
+            Session::BeforeVersion => Wait::Until(self.negotiate_until),
+            Session::Negotiated(_) | Session::Closed => Wait::Forever,
+        };
+        self.receiver.wait(wait)
+    }
+
+    /// Decodes the request at hand; one that is refused is answered here.
+    fn decode(&mut self, header: Header, context: &DecodeContext) -> Event<'_> {
+        let token = RequestToken::of(&header);
+        let frame = frame_at_hand(&mut self.current, &mut self.receiver, header);
+        match Command::decode(frame, context) {
+            Ok(command) => Event::Request(Request { token, command }),
+            Err(refusal) => match self.answers.send(token, Reply::Error(refusal.errno)) {
+                Ok(()) => Event::Refused(refusal),
+                Err(error) => {
+                    let reason = CloseReason::Send(error);
+                    self.closed = Some(reason);
+                    self.session = Session::Closed;
+                    self.socket.shut_down();
+                    Event::Closed(reason)
+                }
+            },
+        }
+    }
+
+    /// Judges the VERSION at hand; returns a refusal that leaves the connection open.
+    fn negotiate(&mut self, header: Header) -> Option<Refusal> {
+        let frame = frame_at_hand(&mut self.current, &mut self.receiver, header);
+        let decoded = Command::decode(frame, &DecodeContext::UNSTATED);
+        let event = match decoded {
+            Ok(Command::Version(version)) => SessionEvent::Version {
+                version,
+                no_reply: header.flags.no_reply(),
+            },
+            Ok(_) => SessionEvent::Request(header.command),
+            Err(refusal) => SessionEvent::Refused(refusal),
+        };
+        self.decide(header, event)
+    }
+
+    /// Lets the session judge an event; returns a refusal that leaves the connection open.
+    fn decide(&mut self, header: Header, event: SessionEvent) -> Option<Refusal> {
+        let (session, action) = self.session.on(event, &self.config.capabilities);
+        self.session = session;
+        let token = RequestToken::of(&header);
+        match action {
+            SessionAction::Dispatch => None,
+            SessionAction::Agree(agreement) => {
+                if let Err(reason) = self.answer_version(token, agreement) {
+                    self.close(reason);
+                }
+                None
+            }
+            SessionAction::Refuse(refusal) => {
+                let sent = self.answers.send(token, Reply::Error(refusal.errno));
+                match sent {
+                    Ok(()) if !refusal.close => return Some(refusal),
+                    Ok(()) => self.close(CloseReason::Refused(refusal)),
+                    Err(error) => self.close(CloseReason::Send(error)),
+                };
+                None
+            }
+            SessionAction::Close(refusal) => {
+                self.close(CloseReason::Refused(refusal));
+                None
+            }
+        }
+    }
+
+    fn answer_version(
+        &mut self,
+        token: RequestToken,
+        agreement: Agreement,
+    ) -> Result<(), CloseReason> {
+        self.answers.peer_max_msg_fds = agreement.client.max_msg_fds;
+        let mut version = agreement.reply;
+        if version.capabilities.twin_socket == TwinSocket::Unsupported {
+            return self
+                .answers
+                .send(token, Reply::Version(version, None))
+                .map_err(CloseReason::Send);
+        }
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(CloseReason::TwinSocket)?;
+        let socket =
+            StreamSocket::new(ours, None).map_err(|_| CloseReason::TwinSocket(Errno::NOTSOCK))?;
+        self.twin = Some(Framed::new(socket, receive_limits(&self.config)));
+        version.capabilities.twin_socket = TwinSocket::Fd(0);
+        self.answers
+            .send(token, Reply::Version(version, Some(theirs.as_fd())))
+            .map_err(CloseReason::Send)
+    }
+
+    /// Answers a request; nothing is sent when the client wants no answer.
+    ///
+    /// # Errors
+    /// The answer cannot be sent; the connection is over.
+    pub fn reply(&mut self, token: RequestToken, reply: Reply<'_>) -> Result<(), CloseReason> {
+        if let Some(reason) = self.closed {
+            return Err(reason);
+        }
+        self.answers
+            .send(token, reply)
+            .map_err(|error| self.close(CloseReason::Send(error)))
+    }
+
+    /// Ends the connection.
+    pub(super) fn close(&mut self, reason: CloseReason) -> CloseReason {
+        let first = *self.closed.get_or_insert(reason);
+        self.session = Session::Closed;
+        self.socket.shut_down();
+        self.twin = None;
+        self.set_aside.clear();
+        first
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The request that was set aside, or else the one that the receiver holds.
+fn frame_at_hand<'a>(
+    current: &'a mut Option<SetAside>,
+    receiver: &'a mut FrameReceiver,
+    header: Header,
+) -> Frame<'a> {
+    match current {
+        Some(request) => Frame {
+            header,
+            body: &request.body,
+            fds: std::mem::take(&mut request.fds),
+            fds_on_body: request.fds_on_body,
+        },
+        None => receiver.take(header),
+    }
+}
+
+fn receive_limits(config: &ServerConfig) -> ReceiveLimits {
+    ReceiveLimits {
+        max_message_bytes: config
+            .capabilities
+            .max_data_xfer_size
+            .saturating_add(limits::DATA_XFER_HEAD_BYTES),
+        message_deadline: config.deadlines.message,
+        blocks_for: None,
+    }
+}
+
+impl Answers {
+    fn send(&mut self, token: RequestToken, reply: Reply<'_>) -> Result<(), SendError> {
+        if token.no_reply {
+            return Ok(());
+        }
+        self.head.clear();
+        let parts = reply.encode(self.peer_max_msg_fds, &mut self.head);
+        let (flags, error) = if let Reply::Error(errno) = reply {
+            (
+                HeaderFlags::REPLY_ERROR,
+                errno.raw_os_error().unsigned_abs(),
+            )
+        } else {
+            (HeaderFlags::REPLY, 0)
+        };
+        self.sender.send(
+            &Outgoing {
+                id: token.id,
+                command: token.command,
+                flags,
+                error,
+                head: &self.head,
+                data: parts.data,
+                fds: parts.fd.as_ref().map_or(parts.fds, std::slice::from_ref),
+            },
+            Deadline::after(self.send_deadline),
+        )
+    }
+}
