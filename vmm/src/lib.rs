@@ -2,6 +2,7 @@
 //!
 //! The order of the modules is the order of their layers: a module uses only modules below it.
 
+pub mod pci;
 pub mod kvm;
 pub mod memory;
 pub mod address_space;

@@ -1,0 +1,467 @@
+//! The PCI host: reaches every function of the topology by ECAM and by ports 0xcf8 and 0xcfc, and programs them as
+//! firmware would.
+//!
+//! Spec: PCI Express Base 4.0 §7.2.2 (ECAM); PCI Local Bus 3.0 §3.2.2.3.2 (configuration mechanism 1).
+//! Which function is meant follows from the bus numbers in the root ports' registers, so a guest may renumber buses.
+//! No lock is held while a function is called: it may need a round trip to its device server.
+//! Accesses of any width and alignment are split into aligned pieces of 1, 2 or 4 bytes.
+//! Limits: one PCI segment, buses 0 to 255, one level of root ports.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+
+use super::allocate::{
+    AllocateError, BarPlan, FunctionRequest, PciWindows, Plan, PortRequest, PortReserve, allocate,
+};
+use super::bar::{BarKind, ROM};
+use super::function::PciFunction;
+use super::host_bridge::HostBridge;
+use super::intx;
+use super::root_port::RootPort;
+use super::topology::{Bus, PlaceError, Placed, Topology, devfn};
+use crate::address_space::{AddressRange, AddressSpaces, Overlap, Trap};
+use crate::config::place::ROOT_BUS;
+use crate::config::{Place, RootPortConfig};
+
+const CONFIG_ADDRESS_PORT: u64 = 0xcf8;
+const CONFIG_DATA_PORT: u64 = 0xcfc;
+const CONFIG_ADDRESS_ENABLE: u32 = 1 << 31;
+const CONFIG_ADDRESS_WRITABLE: u32 = 0x80ff_fffc;
+const HEADER_TYPE: u16 = 0x0e;
+const MULTIFUNCTION: u8 = 1 << 7;
+const FIRST_BAR: u16 = 0x10;
+const ROM_REGISTER: u16 = 0x30;
+const INTERRUPT_LINE: u16 = 0x3c;
+
+/// The topology cannot be built or programmed.
+#[derive(Debug, thiserror::Error)]
+pub enum PciError {
+    /// A device cannot be where it was put.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// Addresses do not fit.
+    #[error(transparent)]
+    Allocate(#[from] AllocateError),
+    /// The board put something else at the host's own addresses.
+    #[error("Register the PCI configuration space")]
+    Trap(#[from] Overlap),
+}
+
+/// All PCI functions of the guest.
+pub struct PciHost {
+    windows: PciWindows,
+    tree: RwLock<Tree>,
+    config_address: AtomicU32,
+}
+
+#[derive(Default)]
+struct Tree {
+    functions: Topology<Arc<dyn PciFunction>>,
+    ports: Vec<Port>,
+}
+
+struct Port {
+    id: String,
+    slot: u8,
+    devfn: u8,
+    registers: Arc<RootPort>,
+}
+
+/// What one configuration access reaches.
+struct Target {
+    function: Arc<dyn PciFunction>,
+    /// The header type's multifunction bit, for function 0.
+    multifunction: bool,
+    /// Set if the function is a root port: its number in the list.
+    port: Option<usize>,
+}
+
+impl PciHost {
+    /// A root bus with the host bridge in slot 0, reachable by ECAM and ports.
+    pub fn new(windows: PciWindows, spaces: &AddressSpaces) -> Result<Arc<PciHost>, PciError> {
+        let tree = RwLock::new(Tree::default());
+        let host = Arc::new(PciHost {
+            windows,
+            tree,
+            config_address: AtomicU32::new(0),
+        });
+        spaces
+            .mmio
+            .insert(windows.ecam, Arc::new(Ecam(Arc::downgrade(&host))))?;
+        let ports = AddressRange {
+            start: CONFIG_ADDRESS_PORT,
+            len: 8,
+        };
+        spaces
+            .pio
+            .insert(ports, Arc::new(Ports(Arc::downgrade(&host))))?;
+        let bridge = Place {
+            bus: ROOT_BUS.to_owned(),
+            slot: 0,
+            function: 0,
+            multifunction: false,
+        };
+        host.plug(&bridge, Arc::new(HostBridge::new()))?;
+        Ok(host)
+    }
+
+    /// The windows that addresses are taken from.
+    pub fn windows(&self) -> &PciWindows {
+        &self.windows
+    }
+
+    /// Adds a root port and the bus behind it.
+    pub fn add_root_port(&self, config: &RootPortConfig) -> Result<(), PciError> {
+        let registers = Arc::new(RootPort::new(&config.id, config.port));
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        let place = &config.place;
+        tree.functions
+            .insert_port(&config.id, place, Arc::<RootPort>::clone(&registers) as _)?;
+        let devfn = devfn(place.slot, place.function);
+        tree.ports.push(Port {
+            id: config.id.clone(),
+            slot: place.slot,
+            devfn,
+            registers,
+        });
+        Ok(())
+    }
+
+    /// Puts a function into its place and tells it where its interrupt pins go.
+    pub fn plug(&self, place: &Place, function: Arc<dyn PciFunction>) -> Result<(), PciError> {
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        let id = function.id().to_owned();
+        tree.functions.insert(&id, place, Arc::clone(&function))?;
+        let port = tree.ports.iter().find(|port| port.id == place.bus);
+        let route = match port {
+            Some(port) => intx::route_behind_port(port.slot, place.slot),
+            None => intx::route_on_root_bus(place.slot),
+        };
+        if let Some(port) = port {
+            port.registers.set_present(true);
+        }
+        drop(tree);
+        function.placed(route);
+        Ok(())
+    }
+
+    /// What firmware does before the operating system runs: bus numbers, bridge windows, BARs, interrupt lines.
+    /// BARs of devices are placed but do not decode yet; the guest's driver turns them on.
+    pub fn program(&self) -> Result<(), PciError> {
+        let (plan, work) = {
+            let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+            tree.functions.check()?;
+            (self.plan(&tree)?, tree.work())
+        };
+        for (port, bridge) in work.ports.iter().zip(&plan.bridges) {
+            port.program(bridge);
+        }
+        for (bus, devfn, function) in &work.functions {
+            for bar in plan
+                .bars
+                .iter()
+                .filter(|bar| (bar.bus, bar.devfn) == (*bus, *devfn))
+            {
+                write_bar(function.as_ref(), bar);
+            }
+        }
+        for (slot, function) in &work.lines {
+            write_interrupt_line(function.as_ref(), *slot);
+        }
+        Ok(())
+    }
+
+    /// The guest was reset: so is every function. [`Self::program`] must follow.
+    pub fn reset(&self) {
+        let work = self
+            .tree
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .work();
+        for (_, _, function) in &work.functions {
+            function.reset();
+        }
+    }
+
+    fn plan(&self, tree: &Tree) -> Result<Plan, AllocateError> {
+        let ports: Vec<PortRequest> = tree
+            .functions
+            .ports()
+            .iter()
+            .map(|bus| PortRequest {
+                id: bus.name().to_owned(),
+                reserve: PortReserve::default(),
+                functions: requests(bus),
+            })
+            .collect();
+        allocate(&self.windows, &requests(tree.functions.root()), &ports)
+    }
+
+    /// Reads configuration space of any bus; absent functions and offsets read as ones.
+    fn read(&self, bus: u8, devfn: u8, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some(target) = self.target(bus, devfn) else {
+            return;
+        };
+        target.function.config_read(offset, data);
+        let header_type = usize::from(HEADER_TYPE).checked_sub(usize::from(offset));
+        if let Some(byte) = header_type.and_then(|at| data.get_mut(at)) {
+            *byte = *byte & !MULTIFUNCTION
+                | if target.multifunction {
+                    MULTIFUNCTION
+                } else {
+                    0
+                };
+        }
+    }
+
+    fn write(&self, bus: u8, devfn: u8, offset: u16, data: &[u8]) {
+        let Some(target) = self.target(bus, devfn) else {
+            return;
+        };
+        target.function.config_write(offset, data);
+        let Some(index) = target.port else { return };
+        for function in self.after_bus_reset(index) {
+            function.reset();
+        }
+    }
+
+    /// What must be reset because the guest has just reset the bus behind a port.
+    fn after_bus_reset(&self, port: usize) -> Vec<Arc<dyn PciFunction>> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        let reset = tree
+            .ports
+            .get(port)
+            .is_some_and(|port| port.registers.take_bus_reset());
+        let behind = tree.functions.ports().get(port).filter(|_| reset);
+        behind
+            .into_iter()
+            .flat_map(Bus::functions)
+            .map(|(_, placed)| Arc::clone(&placed.function))
+            .collect()
+    }
+
+    fn target(&self, bus: u8, devfn: u8) -> Option<Target> {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        let placed = if bus == 0 {
+            tree.functions.root().at(devfn)?
+        } else {
+            let port = tree
+                .ports
+                .iter()
+                .position(|port| port.registers.buses().0 == bus)?;
+            tree.functions.ports().get(port)?.at(devfn)?
+        };
+        let port = if bus == 0 {
+            tree.ports.iter().position(|port| port.devfn == devfn)
+        } else {
+            None
+        };
+        let Placed {
+            function,
+            multifunction,
+            ..
+        } = placed;
+        Some(Target {
+            function: Arc::clone(function),
+            multifunction: *multifunction,
+            port,
+        })
+    }
+}
+
+impl std::fmt::Debug for PciHost {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("PciHost")
+            .field("windows", &self.windows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything that [`PciHost::program`] and [`PciHost::reset`] call, taken out of the tree.
+struct Work {
+    ports: Vec<Arc<RootPort>>,
+    functions: Vec<(u8, u8, Arc<dyn PciFunction>)>,
+    /// Each function with the root bus slot whose pins it uses.
+    lines: Vec<(u8, Arc<dyn PciFunction>)>,
+}
+
+impl Tree {
+    fn work(&self) -> Work {
+        let ports = self
+            .ports
+            .iter()
+            .map(|port| Arc::clone(&port.registers))
+            .collect();
+        let mut work = Work {
+            ports,
+            functions: Vec::new(),
+            lines: Vec::new(),
+        };
+        for (devfn, placed) in self.functions.root().functions() {
+            work.add(0, devfn >> 3, devfn, &placed.function);
+        }
+        for ((bus, port), number) in self
+            .functions
+            .ports()
+            .iter()
+            .zip(&self.ports)
+            .zip(1..=u8::MAX)
+        {
+            for (devfn, placed) in bus.functions() {
+                work.add(number, port.slot, devfn, &placed.function);
+            }
+        }
+        work
+    }
+}
+
+impl Work {
+    fn add(&mut self, bus: u8, slot: u8, devfn: u8, function: &Arc<dyn PciFunction>) {
+        self.functions.push((bus, devfn, Arc::clone(function)));
+        self.lines.push((slot, Arc::clone(function)));
+    }
+}
+
+fn requests(bus: &Bus<Arc<dyn PciFunction>>) -> Vec<FunctionRequest> {
+    bus.functions()
+        .map(|(devfn, placed)| FunctionRequest {
+            id: placed.id.clone(),
+            devfn,
+            bars: placed.function.bars(),
+        })
+        .collect()
+}
+
+fn write_bar(function: &dyn PciFunction, plan: &BarPlan) {
+    let index = plan.bar.index;
+    let offset = if index == ROM {
+        ROM_REGISTER
+    } else {
+        FIRST_BAR + 4 * u16::from(index)
+    };
+    let bytes = plan.address.to_le_bytes();
+    let (low, high) = bytes.split_at(4);
+    function.config_write(offset, low);
+    if matches!(plan.bar.kind, BarKind::Memory64 { .. }) {
+        function.config_write(offset + 4, high);
+    }
+}
+
+fn write_interrupt_line(function: &dyn PciFunction, slot: u8) {
+    let mut registers = [0; 2];
+    function.config_read(INTERRUPT_LINE, &mut registers);
+    if let Some(pin) = registers[1].checked_sub(1).filter(|pin| *pin < intx::PINS) {
+        let [line, ..] = intx::intx_gsi(slot, pin).to_le_bytes();
+        function.config_write(INTERRUPT_LINE, &[line]);
+    }
+}
+
+/// The memory window: bus, device and function are in the address.
+struct Ecam(Weak<PciHost>);
+
+impl Trap for Ecam {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let Some(host) = self.0.upgrade() else {
+            return data.fill(0xff);
+        };
+        for piece in pieces(offset, data.len()) {
+            let (bus, devfn, register) = ecam_address(offset + piece.start as u64);
+            host.read(bus, devfn, register, &mut data[piece]);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some(host) = self.0.upgrade() else { return };
+        for piece in pieces(offset, data.len()) {
+            let (bus, devfn, register) = ecam_address(offset + piece.start as u64);
+            host.write(bus, devfn, register, &data[piece]);
+        }
+    }
+}
+
+fn ecam_address(offset: u64) -> (u8, u8, u16) {
+    let [low, middle, bus_and_devfn, high, ..] = offset.to_le_bytes();
+    // Bits 0 to 11 register, 12 to 19 devfn, 20 to 27 bus.
+    let register = u16::from_le_bytes([low, middle & 0x0f]);
+    (
+        high << 4 | bus_and_devfn >> 4,
+        bus_and_devfn << 4 | middle >> 4,
+        register,
+    )
+}
+
+/// Ports 0xcf8 to 0xcff. The board's reset port 0xcf9 is found before this one.
+struct Ports(Weak<PciHost>);
+
+impl Ports {
+    fn data_register(host: &PciHost, offset: u64) -> Option<(u8, u8, u16)> {
+        let address = host.config_address.load(Ordering::Acquire);
+        let [register, devfn, bus, _] = address.to_le_bytes();
+        let within =
+            u16::try_from(offset.checked_sub(CONFIG_DATA_PORT - CONFIG_ADDRESS_PORT)?).ok()?;
+        (address & CONFIG_ADDRESS_ENABLE != 0).then_some((
+            bus,
+            devfn,
+            u16::from(register & 0xfc) + within,
+        ))
+    }
+}
+
+impl Trap for Ports {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some(host) = self.0.upgrade() else { return };
+        if offset == 0
+            && let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data)
+        {
+            *data = host.config_address.load(Ordering::Acquire).to_le_bytes();
+            return;
+        }
+        for piece in pieces(offset, data.len()) {
+            if let Some((bus, devfn, register)) =
+                Self::data_register(&host, offset + piece.start as u64)
+            {
+                host.read(bus, devfn, register, &mut data[piece]);
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some(host) = self.0.upgrade() else { return };
+        if offset == 0
+            && let Ok(address) = <[u8; 4]>::try_from(data)
+        {
+            host.config_address.store(
+                u32::from_le_bytes(address) & CONFIG_ADDRESS_WRITABLE,
+                Ordering::Release,
+            );
+            return;
+        }
+        for piece in pieces(offset, data.len()) {
+            if let Some((bus, devfn, register)) =
+                Self::data_register(&host, offset + piece.start as u64)
+            {
+                host.write(bus, devfn, register, &data[piece]);
+            }
+        }
+    }
+}
+
+/// Splits an access into aligned pieces of at most four bytes, as ranges of its data.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let rest = len.checked_sub(start).filter(|rest| *rest > 0)?;
+        let address = offset + start as u64;
+        let width = [4usize, 2, 1]
+            .into_iter()
+            .find(|width| *width <= rest && address.is_multiple_of(*width as u64))?;
+        let piece = start..start + width;
+        start += width;
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests;

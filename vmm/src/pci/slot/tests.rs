@@ -1,0 +1,236 @@
+use super::bits::{SLTCTL_PIC_BLINK, SLTCTL_PIC_OFF, SLTCTL_PIC_ON};
+use super::*;
+
+/// What Linux's pciehp has enabled once it drives the slot.
+const PCIEHP: u16 =
+    SLTCTL_ABPE | SLTCTL_PDCE | SLTCTL_CCIE | SLTCTL_HPIE | SLTCTL_DLLSCE | SLTCTL_AIC_OFF;
+
+fn run(slot: Slot, events: &[Event]) -> (Slot, Vec<Action>) {
+    events
+        .iter()
+        .fold((slot, Vec::new()), |(slot, mut all), event| {
+            let (next, actions) = slot.on(*event);
+            all.extend(actions);
+            (next, all)
+        })
+}
+
+fn driven(power_indicator: u16) -> Slot {
+    run(
+        Slot::occupied(),
+        &[
+            Event::ControlWritten(PCIEHP | power_indicator),
+            Event::StatusWritten(0xffff),
+        ],
+    )
+    .0
+}
+
+#[test]
+fn plug_into_driven_slot_shows_presence_and_never_presses_the_button() {
+    let (empty, _) = run(
+        Slot::empty(),
+        &[
+            Event::ControlWritten(PCIEHP | SLTCTL_PCC | SLTCTL_PIC_OFF),
+            Event::StatusWritten(0xffff),
+        ],
+    );
+    let (slot, actions) = empty.on(Event::Occupied);
+    assert_eq!(slot.status(), SLTSTA_PDS | SLTSTA_PDC);
+    assert_eq!(actions, [Action::Interrupt]);
+    assert!(!slot.link_active());
+}
+
+#[test]
+fn guest_powering_the_slot_brings_the_link_up() {
+    let (empty, _) = run(
+        Slot::empty(),
+        &[Event::ControlWritten(PCIEHP | SLTCTL_PCC | SLTCTL_PIC_OFF)],
+    );
+    let (slot, actions) = run(
+        empty,
+        &[
+            Event::Occupied,
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK),
+        ],
+    );
+    assert!(slot.link_active());
+    assert!(actions.contains(&Action::PowerOn));
+}
+
+#[test]
+fn eject_presses_the_button_and_ends_in_release_when_power_and_indicator_are_off() {
+    let (slot, actions) = driven(SLTCTL_PIC_ON).on(Event::EjectRequested);
+    assert_eq!(actions, [Action::StartTimer, Action::Interrupt]);
+    assert_eq!(slot.status() & SLTSTA_ABP, SLTSTA_ABP);
+    let (slot, actions) = run(
+        slot,
+        &[
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK),
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK | SLTCTL_PCC),
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC),
+        ],
+    );
+    assert_eq!(slot.phase(), Phase::Empty);
+    assert_eq!(slot.status() & SLTSTA_PDS, 0);
+    let order: Vec<Action> = actions
+        .into_iter()
+        .filter(|action| *action != Action::Interrupt)
+        .collect();
+    assert_eq!(
+        order,
+        [Action::PowerOff, Action::StopTimer, Action::Release]
+    );
+}
+
+#[test]
+fn eject_while_the_indicator_blinks_waits_for_a_steady_one() {
+    let (slot, actions) = driven(SLTCTL_PIC_BLINK).on(Event::EjectRequested);
+    assert_eq!(
+        (slot.phase(), slot.status() & SLTSTA_ABP),
+        (Phase::EjectWaiting, 0)
+    );
+    assert_eq!(actions, [Action::StartTimer]);
+    let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_ON));
+    assert_eq!(
+        (slot.phase(), slot.status() & SLTSTA_ABP),
+        (Phase::Ejecting, SLTSTA_ABP)
+    );
+    assert!(actions.contains(&Action::Interrupt));
+}
+
+#[test]
+fn repeated_eject_does_not_press_again() {
+    let (slot, _) = run(
+        driven(SLTCTL_PIC_ON),
+        &[Event::EjectRequested, Event::StatusWritten(SLTSTA_ABP)],
+    );
+    let (slot, actions) = slot.on(Event::EjectRequested);
+    assert_eq!((slot.status() & SLTSTA_ABP, actions), (0, vec![]));
+}
+
+#[test]
+fn refused_eject_is_reported_and_can_be_asked_again() {
+    let (slot, actions) = run(
+        driven(SLTCTL_PIC_ON),
+        &[
+            Event::EjectRequested,
+            Event::StatusWritten(0xffff),
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK),
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_ON),
+        ],
+    );
+    assert_eq!(slot.phase(), Phase::Present);
+    assert!(actions.contains(&Action::ReportGuestError));
+    assert_eq!(slot.on(Event::EjectRequested).0.phase(), Phase::Ejecting);
+}
+
+#[test]
+fn release_after_the_timeout_still_releases() {
+    let (slot, actions) = run(
+        driven(SLTCTL_PIC_ON),
+        &[Event::EjectRequested, Event::EjectTimedOut],
+    );
+    assert_eq!(slot.phase(), Phase::EjectOverdue);
+    assert!(actions.contains(&Action::ReportGuestError));
+    let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC));
+    assert_eq!(slot.phase(), Phase::Empty);
+    assert!(actions.contains(&Action::Release));
+}
+
+#[test]
+fn guest_powering_the_slot_off_itself_is_an_orderly_removal() {
+    let (slot, actions) = run(
+        driven(SLTCTL_PIC_ON),
+        &[
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK | SLTCTL_PCC),
+            Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC),
+        ],
+    );
+    assert_eq!(slot.phase(), Phase::Empty);
+    assert!(actions.contains(&Action::Release));
+}
+
+#[test]
+fn eject_without_a_listening_guest_is_a_surprise_removal() {
+    let (slot, actions) = Slot::occupied().on(Event::EjectRequested);
+    assert_eq!(slot.phase(), Phase::Empty);
+    assert_eq!(actions, [Action::PowerOff, Action::Release]);
+}
+
+#[test]
+fn vanished_device_changes_presence_and_link() {
+    let (slot, actions) = driven(SLTCTL_PIC_ON).on(Event::Vanished);
+    assert_eq!(
+        slot.status() & (SLTSTA_PDS | SLTSTA_PDC | SLTSTA_DLLSC),
+        SLTSTA_PDC | SLTSTA_DLLSC
+    );
+    assert_eq!(
+        actions,
+        [Action::PowerOff, Action::Release, Action::Interrupt]
+    );
+    assert_eq!(slot.on(Event::Vanished).1, []);
+}
+
+#[test]
+fn machine_reset_keeps_a_device_and_releases_one_that_was_asked_for() {
+    assert_eq!(
+        driven(SLTCTL_PIC_ON).on(Event::MachineReset).0,
+        Slot::occupied()
+    );
+    let (ejecting, _) = driven(SLTCTL_PIC_ON).on(Event::EjectRequested);
+    let (slot, actions) = ejecting.on(Event::MachineReset);
+    assert_eq!(slot, Slot::empty());
+    assert_eq!(
+        actions,
+        [Action::StopTimer, Action::PowerOff, Action::Release]
+    );
+}
+
+#[test]
+fn plug_before_the_guest_listens_raises_the_interrupt_when_it_enables_it() {
+    let (slot, actions) = Slot::empty().on(Event::Occupied);
+    assert_eq!(actions, []);
+    let (_, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PCC | SLTCTL_PIC_OFF));
+    assert!(actions.contains(&Action::Interrupt));
+    assert!(
+        !actions.contains(&Action::Release),
+        "an occupied slot that never had power is not let go"
+    );
+}
+
+#[test]
+fn any_sequence_of_events_releases_at_most_once_per_device() {
+    let events = [
+        Event::Occupied,
+        Event::EjectRequested,
+        Event::EjectTimedOut,
+        Event::Vanished,
+        Event::ControlWritten(PCIEHP | SLTCTL_PIC_ON),
+        Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK),
+        Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC),
+        Event::MachineReset,
+    ];
+    let mut frontier = vec![(Slot::empty(), 0_i32)];
+    for _ in 0..6 {
+        frontier = frontier
+            .iter()
+            .flat_map(|(slot, devices)| {
+                events.iter().map(move |event| {
+                    let (next, actions) = slot.on(*event);
+                    let arrived =
+                        i32::from(slot.phase() == Phase::Empty && next.phase() != Phase::Empty);
+                    let left = actions
+                        .iter()
+                        .filter(|action| **action == Action::Release)
+                        .count();
+                    (next, devices + arrived - i32::try_from(left).unwrap())
+                })
+            })
+            .collect();
+        for (slot, devices) in &frontier {
+            assert_eq!(*devices, i32::from(slot.phase() != Phase::Empty));
+        }
+        frontier.dedup();
+    }
+}
