@@ -87,6 +87,7 @@ impl VfioDevice {
             address,
             source: errno.into(),
         })?;
+        tracing::info!(device = %address, reset, "device is open");
         Ok(device)
     }
 

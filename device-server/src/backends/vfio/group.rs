@@ -65,11 +65,10 @@ impl Group {
                 holders: holders::holders_of(&node_of(number)),
             });
         }
-        let blockers = group::blockers(sysfs, number);
-        if flags & VFIO_GROUP_FLAGS_VIABLE == 0 || !blockers.is_empty() {
+        if flags & VFIO_GROUP_FLAGS_VIABLE == 0 {
             return Err(OpenError::NotViable {
                 group: number,
-                blockers,
+                blockers: group::blockers(sysfs, number),
             });
         }
         ioctls::set_container(group.as_fd(), container.as_fd()).map_err(OpenError::step(

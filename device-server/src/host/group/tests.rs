@@ -92,3 +92,18 @@ fn device_that_is_not_there_is_missing() {
     let error = HostDevice::read(&fake.sysfs(), "0000:00:09.0".parse().unwrap()).unwrap_err();
     assert!(matches!(error, DeviceError::Missing(_)));
 }
+
+#[test]
+fn group_of_no_iommu_mode_is_told_apart() {
+    let fake = FakeSysfs::new(
+        "noiommu",
+        &[
+            ("0000:00:04.0", Some("vfio-pci"), Some(0)),
+            ("0000:00:05.0", Some("vfio-pci"), Some(1)),
+        ],
+    );
+    let name = fake.root.join("kernel/iommu_groups/0/name");
+    std::fs::write(name, "vfio-noiommu\n").unwrap();
+    assert!(is_noiommu(&fake.sysfs(), 0));
+    assert!(!is_noiommu(&fake.sysfs(), 1));
+}
