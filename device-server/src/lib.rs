@@ -1,6 +1,7 @@
 //! One process per device: owns VFIO and the IOMMU mappings, serves one vfio-user client at a time.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod run;
 pub mod cli;
 pub mod ready;
 pub mod server;

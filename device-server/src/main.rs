@@ -1,3 +1,66 @@
-//! Entry point.
+//! Entry point: arguments, log, then `run`.
 
-fn main() {}
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use device_server::cli::{self, LogFormat, ProcessArgs};
+use device_server::ready::ReadyLine;
+use device_server::run::{adopt, error_chain, run};
+use tracing_subscriber::EnvFilter;
+
+/// Exit status of a start that failed, or of a device that could not be served any more.
+const FAILED: u8 = 1;
+/// Exit status of wrong arguments.
+const BAD_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os().collect::<Vec<OsString>>()) {
+        Ok(command) => command,
+        Err(error) => {
+            // Also --help and --version, which print to stdout and succeed.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(BAD_USAGE).into();
+        }
+    };
+    if let Err(text) = start_log(&command.process) {
+        eprintln!("bulkhead-device-server: {text}");
+        return BAD_USAGE.into();
+    }
+    let mut ready = match command
+        .process
+        .ready_fd
+        .map(|number| adopt("--ready-fd", number))
+        .transpose()
+    {
+        Ok(fd) => fd.map(ReadyLine::new),
+        Err(error) => {
+            eprintln!("bulkhead-device-server: {}", error_chain(&error));
+            return FAILED.into();
+        }
+    };
+    match run(command, &mut ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = error_chain(&error);
+            match ready {
+                Some(line) => line.failed(&text),
+                None => eprintln!("bulkhead-device-server: {text}"),
+            }
+            FAILED.into()
+        }
+    }
+}
+
+/// Logs go to stderr.
+fn start_log(process: &ProcessArgs) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&process.log_level)
+        .map_err(|error| format!("--log-level {}: {error}", process.log_level))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let result = match process.log_format {
+        LogFormat::Text => log.with_ansi(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    result.map_err(|error| format!("start the log: {error}"))
+}

@@ -96,8 +96,10 @@ impl Listener {
     }
 
     /// Uses a socket that somebody else bound and listens on.
-    pub fn from_listening(socket: OwnedFd) -> Listener {
-        Listener { socket }
+    pub fn from_listening(socket: OwnedFd) -> io::Result<Listener> {
+        // A client may leave between poll and accept, which must not block then.
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Listener { socket })
     }
 
     /// Takes the next client from the backlog. Call when the socket is readable; `None` if the client left again.
@@ -148,7 +150,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// A listening socket does not block in accept: a client may leave between poll and accept.
+/// Neither accept nor the probe of a stale socket may block.
 fn new_socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)

@@ -1,6 +1,188 @@
-//! The vfio-user session: knows no concrete device.
+//! Serves one device to one client after another over vfio-user. Knows no concrete device and no process.
+//!
+//! `serve` owns the device for as long as it is served: accept, check who it is (`peer`), run the session
+//! (`session`, which gives each request to `dispatch`), and make the device forget the client. The wire itself,
+//! negotiation, framing, decoding and deadlines are `protocol::server`.
+//! Limits: one client at a time; the others wait in the backlog of the listening socket.
 
+mod session;
+mod dispatch;
+mod checks;
+mod notices;
+mod peer;
 pub mod listener;
 pub mod shutdown;
 
-pub use shutdown::Shutdown;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use protocol::messages::version::{Capabilities, TwinSocket};
+use protocol::server::ServerConfig;
+use protocol::{Errno, limits};
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::backend::Backend;
+use crate::server::listener::Listener;
+use crate::server::notices::SECURITY;
+use crate::server::session::Session;
+pub use crate::server::shutdown::Shutdown;
+
+/// How one device is served.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// What the log calls the device.
+    pub device: String,
+    /// DMA maps that a client may have at the same time.
+    pub max_dma_maps: u32,
+    /// Let a client have a second socket for the messages by which the device reaches its memory.
+    pub twin_socket: bool,
+}
+
+/// Where clients come from.
+#[derive(Debug)]
+pub enum Source {
+    /// One after another, from a socket that they connect to.
+    Listening(Listener),
+    /// One client, connected already. Whoever passed it has chosen the client: it is not asked who it is.
+    Connected(OwnedFd),
+}
+
+/// Why a device is not served any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No client can be accepted.
+    #[error("accept a client of {device}")]
+    Accept {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The device could not be made to forget a client: the next one would inherit what the last one left.
+    #[error("take {device} back from its client: it is not given to another")]
+    TakeBack {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ServeConfig {
+    /// With as many DMA maps as `protocol::limits` allows.
+    pub fn new(device: String, twin_socket: bool) -> ServeConfig {
+        ServeConfig {
+            device,
+            max_dma_maps: limits::MAX_DMA_MAPS,
+            twin_socket,
+        }
+    }
+
+    fn connection(&self) -> ServerConfig {
+        let twin_socket = if self.twin_socket {
+            TwinSocket::Supported
+        } else {
+            TwinSocket::Unsupported
+        };
+        let capabilities = Capabilities {
+            max_dma_maps: self.max_dma_maps,
+            twin_socket,
+            ..Capabilities::OURS
+        };
+        ServerConfig {
+            capabilities,
+            ..ServerConfig::standard()
+        }
+    }
+}
+
+impl Source {
+    /// Judges an inherited socket: listening, or connected.
+    pub fn from_inherited(socket: OwnedFd) -> io::Result<Source> {
+        let is_unix_stream = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX)
+            && sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
+        if !is_unix_stream {
+            let text = "the descriptor is not a Unix stream socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        if sockopt::socket_acceptconn(&socket)? {
+            return Ok(Source::Listening(Listener::from_listening(socket)?));
+        }
+        Ok(Source::Connected(socket))
+    }
+}
+
+/// Serves the device until shutdown is requested, or, with a connected socket, until its client is gone.
+pub fn serve(
+    source: Source,
+    mut backend: Box<dyn Backend>,
+    config: &ServeConfig,
+    shutdown: &Shutdown,
+) -> Result<(), ServeError> {
+    match source {
+        Source::Connected(stream) => serve_client(stream, &mut *backend, config, shutdown),
+        Source::Listening(listener) => {
+            while let Some(stream) = next_client(&listener, config, shutdown)? {
+                if peer::is_allowed(stream.as_fd(), &config.device) {
+                    serve_client(stream, &mut *backend, config, shutdown)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Waits for a client, or for the order to stop.
+fn next_client(
+    listener: &Listener,
+    config: &ServeConfig,
+    shutdown: &Shutdown,
+) -> Result<Option<OwnedFd>, ServeError> {
+    let failed = |errno: Errno| ServeError::Accept {
+        device: config.device.clone(),
+        source: errno.into(),
+    };
+    loop {
+        let mut poll = [
+            PollFd::new(shutdown, PollFlags::IN),
+            PollFd::new(listener, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut poll, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let [stop, _] = &poll;
+        if !stop.revents().is_empty() {
+            return Ok(None);
+        }
+        if let Some(stream) = listener.accept().map_err(failed)? {
+            return Ok(Some(stream));
+        }
+    }
+}
+
+/// One client from its first byte until the device has forgotten it.
+fn serve_client(
+    stream: OwnedFd,
+    backend: &mut dyn Backend,
+    config: &ServeConfig,
+    shutdown: &Shutdown,
+) -> Result<(), ServeError> {
+    match Session::new(stream, config, shutdown) {
+        Ok(session) => {
+            tracing::info!(device = config.device, "A client is served");
+            let ending = session.run(backend);
+            tracing::info!(device = config.device, %ending, "The client is gone");
+        }
+        Err(error) => {
+            tracing::warn!(target: SECURITY, device = config.device, %error, "A client cannot be served");
+        }
+    }
+    backend.client_gone().map_err(|errno| ServeError::TakeBack {
+        device: config.device.clone(),
+        source: errno.into(),
+    })
+}
