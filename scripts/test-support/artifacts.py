@@ -1,0 +1,44 @@
+"""What the tests run with: release binaries, the guest's program, and the test executables for the lab."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+BINARIES = TARGET / "release"
+STAGE = TARGET / "lab-stage"
+GUEST_PROBE = BINARIES / "guest-probe"
+
+
+def environment():
+    """For commands that run or boot our binaries."""
+    return {**os.environ, "BULKHEAD_BIN_DIR": str(BINARIES)}
+
+
+def build():
+    """The release binaries, and the guest's program, which is linked statically. Gives (ok, no output)."""
+    commands = (
+        ["cargo", "build", "--release", "--locked", "--package", "vmm", "--package", "device-server"],
+        ["cargo", "rustc", "--release", "--locked", "--package", "tests", "--bin", "guest-probe", "--", "-C", "target-feature=+crt-static"],
+    )
+    return all(subprocess.run(words, cwd=ROOT, check=False).returncode == 0 for words in commands), ""
+
+
+def stage_tests():
+    """Folder with the test executables of the `tests` package under their own names, and the guest's program."""
+    words = ["cargo", "test", "--no-run", "--locked", "--quiet", "--package", "tests", "--tests", "--message-format=json"]
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit("scripts/test: the tests do not compile: see above")
+    shutil.rmtree(STAGE, ignore_errors=True)
+    STAGE.mkdir(parents=True)
+    for line in done.stdout.splitlines():
+        message = json.loads(line)
+        if message["reason"] == "compiler-artifact" and message["executable"] and message["target"]["kind"] == ["test"]:
+            shutil.copy2(message["executable"], STAGE / message["target"]["name"])
+    shutil.copy2(GUEST_PROBE, STAGE / "guest-probe")
+    return STAGE

@@ -1,0 +1,74 @@
+"""Which tests run in which lab machine. Every set is one boot."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+
+from artifacts import ROOT, environment
+
+MEMORY_RESERVE_MIB = 512
+
+# Two serial cards in one IOMMU group (two functions of one slot), joined by a cable.
+SERIAL_PAIR = (
+    "--qemu-arg=-chardev", "--qemu-arg=socket,id=cable-a,path=bulkhead-cable-{pid},abstract=on,server=on,wait=off",
+    "--qemu-arg=-chardev", "--qemu-arg=socket,id=cable-b,path=bulkhead-cable-{pid},abstract=on",
+    "--qemu-arg=-chardev", "--qemu-arg=null,id=unused",
+    "--device", "pci-serial,chardev=cable-a,addr=a.0,multifunction=on",
+    "--device", "pci-serial-2x,chardev1=cable-b,chardev2=unused,addr=a.1",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabSet:
+    name: str
+    kernel: str
+    tests: tuple
+    memory: int = 3072
+    options: tuple = ()
+    timeout: int = 600
+
+
+SETS = (
+    LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
+    LabSet("kernel 7", "7", ("passthrough",)),
+    LabSet("groups", "6.1", ("groups",), memory=5120, options=SERIAL_PAIR),
+)
+
+
+def why_not(lab_set):
+    """Why this machine cannot run the set, or None."""
+    free = available_memory_mib()
+    needed = lab_set.memory + MEMORY_RESERVE_MIB
+    if free < needed:
+        return f"needs {needed} MiB of free memory, and {free} are free"
+    return None
+
+
+def available_memory_mib():
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) >> 10
+    return 0
+
+
+def run(lab_set, staged, name_filter):
+    """Boots the lab once and runs all tests of the set in it. Gives (ok, output)."""
+    # A test that fails does not keep the next executable from running.
+    tests = " && ".join(f"run {name}" for name in lab_set.tests)
+    script = (
+        f"status=0; run() {{ $1 --ignored --test-threads=1 {name_filter} || status=1; }}; {tests}; exit $status"
+    )
+    words = [
+        "scripts/lab", "--kernel", lab_set.kernel, "--memory", str(lab_set.memory), "--timeout", str(lab_set.timeout),
+        *(word.replace("{pid}", str(os.getpid())) for word in lab_set.options),
+    ]
+    for name in (*lab_set.tests, "guest-probe"):
+        words += ["--copy-in", str(staged / name)]
+    words += ["--", "bash", "-c", script]
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, errors="replace")
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+    return process.wait() == 0, "".join(lines)
