@@ -7,7 +7,11 @@
 //! Memory BARs get at least a page each, so that no page belongs to two devices.
 //! Limits: 255 ports (bus numbers).
 
+mod free_space;
+
 use std::cmp::Reverse;
+
+use free_space::FreeSpace;
 
 use super::AddressRange;
 use super::bar::{BarKind, BarRequest};
@@ -364,46 +368,6 @@ fn space_behind_port(kind: BarKind) -> Space {
             prefetchable: false,
         }
         | BarKind::Rom => Space::Memory32,
-    }
-}
-
-/// Free pieces of a window, lowest first.
-struct FreeSpace {
-    pieces: Vec<AddressRange>,
-}
-
-impl FreeSpace {
-    fn new(window: AddressRange) -> Self {
-        Self {
-            pieces: vec![window],
-        }
-    }
-
-    fn take(&mut self, size: u64, align: u64) -> Option<u64> {
-        let (index, start) = self.pieces.iter().enumerate().find_map(|(index, piece)| {
-            let start = piece.start.checked_next_multiple_of(align)?;
-            let end = start.checked_add(size)?;
-            (end <= piece.start + piece.len).then_some((index, start))
-        })?;
-        let piece = self.pieces.remove(index);
-        let after = AddressRange {
-            start: start + size,
-            len: piece.start + piece.len - (start + size),
-        };
-        let before = AddressRange {
-            start: piece.start,
-            len: start - piece.start,
-        };
-        for rest in [after, before] {
-            if rest.len > 0 {
-                self.pieces.insert(index, rest);
-            }
-        }
-        Some(start)
-    }
-
-    fn largest(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len).max().unwrap_or(0)
     }
 }
 

@@ -3,6 +3,7 @@
 //! | File | Question it answers |
 //! |---|---|
 //! | `root` | which function a configuration access reaches; who programs the functions before the guest runs |
+//! | `config_access` | how a guest access becomes accesses of one function |
 //! | `root_port` | what a root port's registers do |
 //! | `host_bridge` | what function 00:00.0 is |
 //! | `topology` | which device may sit where |
@@ -13,6 +14,7 @@
 //! | `intx` | where interrupt pins arrive |
 
 pub mod root;
+mod config_access;
 pub mod root_port;
 pub mod host_bridge;
 pub mod topology;

@@ -1,32 +1,25 @@
-//! The PCI host: reaches every function of the topology by ECAM and by ports 0xcf8 and 0xcfc, and programs them as
-//! firmware would.
+//! The PCI host: finds the function that a configuration access means, and programs all functions as firmware would.
 //!
-//! Spec: PCI Express Base 4.0 §7.2.2 (ECAM); PCI Local Bus 3.0 §3.2.2.3.2 (configuration mechanism 1).
 //! Which function is meant follows from the bus numbers in the root ports' registers, so a guest may renumber buses.
 //! No lock is held while a function is called: it may need a round trip to its device server.
-//! Accesses of any width and alignment are split into aligned pieces of 1, 2 or 4 bytes.
 //! Limits: one PCI segment, buses 0 to 255, one level of root ports.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::allocate::{
     AllocateError, BarPlan, FunctionRequest, PciWindows, Plan, PortRequest, PortReserve, allocate,
 };
 use super::bar::{BarKind, ROM};
+use super::config_access::{self, Ecam, Ports};
 use super::function::PciFunction;
 use super::host_bridge::HostBridge;
 use super::intx;
 use super::root_port::RootPort;
 use super::topology::{Bus, PlaceError, Placed, Topology, devfn};
-use crate::address_space::{AddressRange, AddressSpaces, Overlap, Trap};
+use crate::address_space::{AddressSpaces, Overlap};
 use crate::config::place::ROOT_BUS;
 use crate::config::{Place, RootPortConfig};
 
-const CONFIG_ADDRESS_PORT: u64 = 0xcf8;
-const CONFIG_DATA_PORT: u64 = 0xcfc;
-const CONFIG_ADDRESS_ENABLE: u32 = 1 << 31;
-const CONFIG_ADDRESS_WRITABLE: u32 = 0x80ff_fffc;
 const HEADER_TYPE: u16 = 0x0e;
 const MULTIFUNCTION: u8 = 1 << 7;
 const FIRST_BAR: u16 = 0x10;
@@ -51,7 +44,6 @@ pub enum PciError {
 pub struct PciHost {
     windows: PciWindows,
     tree: RwLock<Tree>,
-    config_address: AtomicU32,
 }
 
 #[derive(Default)]
@@ -80,21 +72,14 @@ impl PciHost {
     /// A root bus with the host bridge in slot 0, reachable by ECAM and ports.
     pub fn new(windows: PciWindows, spaces: &AddressSpaces) -> Result<Arc<PciHost>, PciError> {
         let tree = RwLock::new(Tree::default());
-        let host = Arc::new(PciHost {
-            windows,
-            tree,
-            config_address: AtomicU32::new(0),
-        });
+        let host = Arc::new(PciHost { windows, tree });
         spaces
             .mmio
             .insert(windows.ecam, Arc::new(Ecam(Arc::downgrade(&host))))?;
-        let ports = AddressRange {
-            start: CONFIG_ADDRESS_PORT,
-            len: 8,
-        };
-        spaces
-            .pio
-            .insert(ports, Arc::new(Ports(Arc::downgrade(&host))))?;
+        spaces.pio.insert(
+            config_access::PORTS,
+            Arc::new(Ports::new(Arc::downgrade(&host))),
+        )?;
         let bridge = Place {
             bus: ROOT_BUS.to_owned(),
             slot: 0,
@@ -198,7 +183,7 @@ impl PciHost {
     }
 
     /// Reads configuration space of any bus; absent functions and offsets read as ones.
-    fn read(&self, bus: u8, devfn: u8, offset: u16, data: &mut [u8]) {
+    pub(super) fn read(&self, bus: u8, devfn: u8, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let Some(target) = self.target(bus, devfn) else {
             return;
@@ -215,7 +200,7 @@ impl PciHost {
         }
     }
 
-    fn write(&self, bus: u8, devfn: u8, offset: u16, data: &[u8]) {
+    pub(super) fn write(&self, bus: u8, devfn: u8, offset: u16, data: &[u8]) {
         let Some(target) = self.target(bus, devfn) else {
             return;
         };
@@ -355,112 +340,6 @@ fn write_interrupt_line(function: &dyn PciFunction, slot: u8) {
         let [line, ..] = intx::intx_gsi(slot, pin).to_le_bytes();
         function.config_write(INTERRUPT_LINE, &[line]);
     }
-}
-
-/// The memory window: bus, device and function are in the address.
-struct Ecam(Weak<PciHost>);
-
-impl Trap for Ecam {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        let Some(host) = self.0.upgrade() else {
-            return data.fill(0xff);
-        };
-        for piece in pieces(offset, data.len()) {
-            let (bus, devfn, register) = ecam_address(offset + piece.start as u64);
-            host.read(bus, devfn, register, &mut data[piece]);
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        let Some(host) = self.0.upgrade() else { return };
-        for piece in pieces(offset, data.len()) {
-            let (bus, devfn, register) = ecam_address(offset + piece.start as u64);
-            host.write(bus, devfn, register, &data[piece]);
-        }
-    }
-}
-
-fn ecam_address(offset: u64) -> (u8, u8, u16) {
-    let [low, middle, bus_and_devfn, high, ..] = offset.to_le_bytes();
-    // Bits 0 to 11 register, 12 to 19 devfn, 20 to 27 bus.
-    let register = u16::from_le_bytes([low, middle & 0x0f]);
-    (
-        high << 4 | bus_and_devfn >> 4,
-        bus_and_devfn << 4 | middle >> 4,
-        register,
-    )
-}
-
-/// Ports 0xcf8 to 0xcff. The board's reset port 0xcf9 is found before this one.
-struct Ports(Weak<PciHost>);
-
-impl Ports {
-    fn data_register(host: &PciHost, offset: u64) -> Option<(u8, u8, u16)> {
-        let address = host.config_address.load(Ordering::Acquire);
-        let [register, devfn, bus, _] = address.to_le_bytes();
-        let within =
-            u16::try_from(offset.checked_sub(CONFIG_DATA_PORT - CONFIG_ADDRESS_PORT)?).ok()?;
-        (address & CONFIG_ADDRESS_ENABLE != 0).then_some((
-            bus,
-            devfn,
-            u16::from(register & 0xfc) + within,
-        ))
-    }
-}
-
-impl Trap for Ports {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        let Some(host) = self.0.upgrade() else { return };
-        if offset == 0
-            && let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data)
-        {
-            *data = host.config_address.load(Ordering::Acquire).to_le_bytes();
-            return;
-        }
-        for piece in pieces(offset, data.len()) {
-            if let Some((bus, devfn, register)) =
-                Self::data_register(&host, offset + piece.start as u64)
-            {
-                host.read(bus, devfn, register, &mut data[piece]);
-            }
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        let Some(host) = self.0.upgrade() else { return };
-        if offset == 0
-            && let Ok(address) = <[u8; 4]>::try_from(data)
-        {
-            host.config_address.store(
-                u32::from_le_bytes(address) & CONFIG_ADDRESS_WRITABLE,
-                Ordering::Release,
-            );
-            return;
-        }
-        for piece in pieces(offset, data.len()) {
-            if let Some((bus, devfn, register)) =
-                Self::data_register(&host, offset + piece.start as u64)
-            {
-                host.write(bus, devfn, register, &data[piece]);
-            }
-        }
-    }
-}
-
-/// Splits an access into aligned pieces of at most four bytes, as ranges of its data.
-fn pieces(offset: u64, len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let mut start = 0;
-    std::iter::from_fn(move || {
-        let rest = len.checked_sub(start).filter(|rest| *rest > 0)?;
-        let address = offset + start as u64;
-        let width = [4usize, 2, 1]
-            .into_iter()
-            .find(|width| *width <= rest && address.is_multiple_of(*width as u64))?;
-        let piece = start..start + width;
-        start += width;
-        Some(piece)
-    })
 }
 
 #[cfg(test)]

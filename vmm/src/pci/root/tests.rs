@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::address_space::AddressRange;
 use crate::pci::BarRequest;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::function::IntxRoute;
@@ -283,9 +284,4 @@ fn program_refuses_a_function_that_no_guest_finds() {
         machine.host.program(),
         Err(PciError::Place(PlaceError::NoFunctionZero { .. }))
     ));
-}
-
-#[test]
-fn ecam_address_splits_into_bus_devfn_and_register() {
-    assert_eq!(ecam_address(0x0ab1_9123), (0xab, 0x19, 0x123));
 }
