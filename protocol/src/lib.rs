@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod client;
 pub mod server;
 pub mod transport;
 pub mod command;
@@ -21,6 +22,7 @@ pub mod pci;
 pub mod ids;
 pub mod limits;
 
+pub use client::{Client, ClientConfig, ClientError, DmaHandler, LostCause, MessageCounters};
 pub use command::{Command, DecodeContext};
 pub use frame::Frame;
 pub use header::{CommandCode, Header, HeaderError, HeaderFlags, MessageType};

@@ -152,6 +152,12 @@ impl FrameReceiver {
         }
     }
 
+    /// File descriptors of the message that was waited for.
+    #[must_use]
+    pub fn fd_count(&self) -> usize {
+        self.fds.len()
+    }
+
     /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.
     #[must_use]
     pub fn has_buffered(&self) -> bool {

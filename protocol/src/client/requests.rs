@@ -1,0 +1,415 @@
+//! Requests that make the device do something: reads, writes, maps, interrupts, reset.
+
+use super::Client;
+use super::engine::Call;
+use super::error::ClientError;
+use super::in_flight::Pace;
+use crate::header::CommandCode;
+use crate::ids::{IovaRange, IrqIndex, RegionIndex};
+use crate::limits;
+use crate::messages::dma::{DmaMap, DmaMapFlags, DmaUnmap};
+use crate::messages::irq::{IrqAction, IrqData, SetIrqs};
+use crate::messages::region::RegionAccess;
+use crate::messages::write_multi::{self, WriteMultiEntry};
+use crate::refusal::BadField;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+impl Client {
+    /// Reads a region from `offset` on. On an error `data` is as it was, or filled in part when it takes several
+    /// messages.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; fewer bytes than asked are an error, too.
+    pub fn region_read(
+        &self,
+        region: RegionIndex,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Result<(), ClientError> {
+        let command = CommandCode::REGION_READ;
+        let mut at = offset;
+        for chunk in data.chunks_mut(self.chunk_bytes()) {
+            let access = access(command, region, at, chunk.len())?;
+            let head = access_head(&access);
+            let call = self.call(command, &head, Pace::Access);
+            self.engine.call(&call, |body, _fds| {
+                let (answered, bytes) = access.decode_read_reply(body)?;
+                same_access(&access, &answered)?;
+                chunk.copy_from_slice(bytes);
+                Ok(())
+            })?;
+            at = at.saturating_add(u64::from(access.count));
+        }
+        Ok(())
+    }
+
+    /// Writes a region from `offset` on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn region_write(
+        &self,
+        region: RegionIndex,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), ClientError> {
+        self.write(region, offset, data, Pace::Access, self.access_deadline)
+    }
+
+    /// Writes a region where the write itself may take as long as a reset, for example function-level reset through
+    /// config space. Until it is answered, other accesses fail with [`ClientError::Busy`]. Not for a virtual CPU.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn region_write_slow(
+        &self,
+        region: RegionIndex,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), ClientError> {
+        self.write(region, offset, data, Pace::Slow, self.reset_deadline)
+    }
+
+    fn write(
+        &self,
+        region: RegionIndex,
+        offset: u64,
+        data: &[u8],
+        pace: Pace,
+        time: Duration,
+    ) -> Result<(), ClientError> {
+        let command = CommandCode::REGION_WRITE;
+        let mut at = offset;
+        for chunk in data.chunks(self.chunk_bytes()) {
+            let access = access(command, region, at, chunk.len())?;
+            let head = access_head(&access);
+            let call = Call {
+                data: chunk,
+                time,
+                ..self.call(command, &head, pace)
+            };
+            self.engine.call(&call, |body, _fds| {
+                same_access(&access, &access.decode_write_reply(body)?)
+            })?;
+            at = at.saturating_add(u64::from(access.count));
+        }
+        Ok(())
+    }
+
+    /// Writes a region without waiting (No_reply). The server executes it before every later request; whether it
+    /// failed is not known. Only where the device cannot see the order against accesses to mapped memory.
+    ///
+    /// # Errors
+    /// The device is lost; a socket that stays full is a deadline like any other.
+    pub fn region_write_posted(
+        &self,
+        region: RegionIndex,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), ClientError> {
+        let command = CommandCode::REGION_WRITE;
+        let mut at = offset;
+        for chunk in data.chunks(self.chunk_bytes()) {
+            let access = access(command, region, at, chunk.len())?;
+            let head = access_head(&access);
+            self.engine.post(&Call {
+                data: chunk,
+                ..self.call(command, &head, Pace::Access)
+            })?;
+            at = at.saturating_add(u64::from(access.count));
+        }
+        Ok(())
+    }
+
+    /// Does several small writes in one message; returns how many the server did.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; unsendable when `write_multiple` was not agreed, or an entry has more than 8 bytes.
+    pub fn region_write_multi(&self, entries: &[WriteMultiEntry<'_>]) -> Result<u64, ClientError> {
+        let command = CommandCode::REGION_WRITE_MULTI;
+        let unsendable = |what| ClientError::Unsendable { command, what };
+        if !self.engine.server().write_multiple {
+            return Err(unsendable("the server did not agree to write_multiple"));
+        }
+        let mut head = Vec::new();
+        write_multi::encode_request(entries, &mut head)
+            .map_err(|_| unsendable("an entry has more than 8 bytes"))?;
+        if head.len() > self.chunk_bytes() {
+            return Err(unsendable("too many entries for one message"));
+        }
+        let call = self.call(command, &head, Pace::Access);
+        self.engine.call(&call, |body, _fds| {
+            write_multi::decode_reply(body, entries.len())
+        })
+    }
+
+    /// Lets the device use memory: the file of `backing` from its offset on, or, without one, by messages only.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; on any of them the device must not be started with this range.
+    pub fn dma_map(
+        &self,
+        range: IovaRange,
+        flags: DmaMapFlags,
+        backing: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<(), ClientError> {
+        let command = CommandCode::DMA_MAP;
+        let most = usize::try_from(self.engine.server().max_dma_maps).unwrap_or(usize::MAX);
+        if backing.is_some() {
+            self.check_takes_fds(command)?;
+        }
+        let mut head = Vec::new();
+        DmaMap {
+            range,
+            file_offset: backing.map_or(0, |(_, offset)| offset),
+            flags,
+            fd: None,
+        }
+        .encode(&mut head);
+        let fd = backing.map(|(fd, _)| fd);
+        let call = Call {
+            fds: fd.as_slice(),
+            ..self.call(command, &head, Pace::Query)
+        };
+        // Before it is sent: the server may use the map before we read the answer.
+        let inserted = {
+            let mut maps = self.engine.dma.maps();
+            if maps.len() >= most {
+                let what = "the server takes no more maps";
+                return Err(ClientError::Unsendable { command, what });
+            }
+            maps.insert(range, flags)
+        };
+        let result = self.engine.call(&call, |_body, _fds| Ok(()));
+        if result.is_err() && inserted {
+            self.engine.dma.maps().remove(&range);
+        }
+        result
+    }
+
+    /// Takes memory away from the device: exactly one earlier map.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; on any of them the memory counts as shared until the connection has ended.
+    pub fn dma_unmap(&self, range: IovaRange) -> Result<(), ClientError> {
+        self.unmap(DmaUnmap::Range(range))?;
+        self.engine.dma.maps().remove(&range);
+        Ok(())
+    }
+
+    /// Takes all memory away from the device.
+    ///
+    /// # Errors
+    /// As [`Self::dma_unmap`].
+    pub fn dma_unmap_all(&self) -> Result<(), ClientError> {
+        self.unmap(DmaUnmap::All)?;
+        self.engine.dma.maps().clear();
+        Ok(())
+    }
+
+    fn unmap(&self, unmap: DmaUnmap) -> Result<(), ClientError> {
+        let mut head = Vec::new();
+        unmap.encode(&mut head);
+        let call = self.call(CommandCode::DMA_UNMAP, &head, Pace::Query);
+        self.engine
+            .call(&call, |body, _fds| unmap.check_reply(body))
+    }
+
+    /// Binds one eventfd to each vector from `start` on, in as many messages as the server's `max_msg_fds` asks for.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; when a later message fails, the whole index is disabled before the error is returned.
+    pub fn set_irqs_eventfds(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        action: IrqAction,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), ClientError> {
+        self.check_takes_fds(CommandCode::DEVICE_SET_IRQS)?;
+        let most = usize::try_from(self.engine.server().max_msg_fds).unwrap_or(1);
+        let mut at = start;
+        for chunk in fds.chunks(most.clamp(1, limits::KERNEL_MAX_FDS)) {
+            let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            let request = SetIrqs {
+                index,
+                start: at,
+                count,
+                action,
+                data: IrqData::Eventfd(Vec::new()),
+            };
+            let result = self.set_irqs(&request, chunk);
+            if result.is_err() && at != start {
+                // The first error is the one to report.
+                let _second = self.disable_irqs(index);
+            }
+            result?;
+            at = at.saturating_add(count);
+        }
+        Ok(())
+    }
+
+    /// Takes the eventfds of `count` vectors from `start` on away.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn clear_irqs_eventfds(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        count: u32,
+    ) -> Result<(), ClientError> {
+        let request = SetIrqs {
+            index,
+            start,
+            count,
+            action: IrqAction::Trigger,
+            data: IrqData::Eventfd(Vec::new()),
+        };
+        self.set_irqs(&request, &[])
+    }
+
+    /// Masks, unmasks or fires `count` vectors from `start` on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_irqs_none(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        count: u32,
+        action: IrqAction,
+    ) -> Result<(), ClientError> {
+        let request = SetIrqs {
+            index,
+            start,
+            count,
+            action,
+            data: IrqData::None,
+        };
+        self.set_irqs(&request, &[])
+    }
+
+    /// Masks, unmasks or fires those vectors from `start` on that are true.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn set_irqs_bool(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        action: IrqAction,
+        vectors: &[bool],
+    ) -> Result<(), ClientError> {
+        let request = SetIrqs {
+            index,
+            start,
+            count: u32::try_from(vectors.len()).unwrap_or(u32::MAX),
+            action,
+            data: IrqData::Bool(vectors.to_vec()),
+        };
+        self.set_irqs(&request, &[])
+    }
+
+    /// Disables all vectors of an index and takes their eventfds away.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn disable_irqs(&self, index: IrqIndex) -> Result<(), ClientError> {
+        self.set_irqs_none(index, 0, 0, IrqAction::Trigger)
+    }
+
+    fn set_irqs(&self, request: &SetIrqs, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        let mut head = Vec::new();
+        request.encode(&mut head);
+        let call = Call {
+            fds,
+            ..self.call(CommandCode::DEVICE_SET_IRQS, &head, Pace::Query)
+        };
+        self.engine.call(&call, |_body, _fds| Ok(()))
+    }
+
+    /// Resets the device; DMA maps and interrupts stay. Until it is answered, accesses fail with
+    /// [`ClientError::Busy`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn reset(&self) -> Result<(), ClientError> {
+        let call = Call {
+            time: self.reset_deadline,
+            ..self.call(CommandCode::DEVICE_RESET, &[], Pace::Slow)
+        };
+        self.engine.call(&call, |_body, _fds| Ok(()))
+    }
+
+    pub(super) fn call<'a>(&self, command: CommandCode, head: &'a [u8], pace: Pace) -> Call<'a> {
+        Call {
+            command,
+            head,
+            data: &[],
+            fds: &[],
+            pace,
+            time: self.access_deadline,
+        }
+    }
+
+    fn check_takes_fds(&self, command: CommandCode) -> Result<(), ClientError> {
+        if self.engine.server().max_msg_fds == 0 {
+            let what = "the server takes no file descriptors";
+            return Err(ClientError::Unsendable { command, what });
+        }
+        Ok(())
+    }
+
+    /// Bytes of data that the server takes in one message; never 0.
+    pub(super) fn chunk_bytes(&self) -> usize {
+        let most = self.engine.server().max_data_xfer_size;
+        usize::try_from(most.min(limits::MAX_DATA_XFER_BYTES))
+            .unwrap_or(1)
+            .max(1)
+    }
+}
+
+fn access(
+    command: CommandCode,
+    region: RegionIndex,
+    offset: u64,
+    bytes: usize,
+) -> Result<RegionAccess, ClientError> {
+    let count = u32::try_from(bytes).ok();
+    count
+        .filter(|count| offset.checked_add(u64::from(*count)).is_some())
+        .map(|count| RegionAccess {
+            region,
+            offset,
+            count,
+        })
+        .ok_or(ClientError::Unsendable {
+            command,
+            what: "the range runs past the end of the address space",
+        })
+}
+
+/// The 16 bytes of an access, without a heap buffer.
+fn access_head(access: &RegionAccess) -> [u8; 16] {
+    let [o0, o1, o2, o3, o4, o5, o6, o7] = access.offset.to_ne_bytes();
+    let [r0, r1, r2, r3] = access.region.0.to_ne_bytes();
+    let [c0, c1, c2, c3] = access.count.to_ne_bytes();
+    [
+        o0, o1, o2, o3, o4, o5, o6, o7, r0, r1, r2, r3, c0, c1, c2, c3,
+    ]
+}
+
+fn same_access(asked: &RegionAccess, answered: &RegionAccess) -> Result<(), BadField> {
+    if answered.count != asked.count {
+        return Err(BadField::invalid("count", answered.count));
+    }
+    if answered.offset != asked.offset {
+        return Err(BadField::invalid("offset", answered.offset));
+    }
+    if answered.region != asked.region {
+        return Err(BadField::invalid("region", answered.region.0));
+    }
+    Ok(())
+}
