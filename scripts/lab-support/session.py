@@ -23,6 +23,9 @@ MAX_CONTROL_BYTES = 4096
 READ_BYTES = 1 << 16
 PR_SET_PDEATHSIG = 1
 
+FOREVER = float("inf")
+LONGEST_WAIT_S = 3600  # the loop looks at its deadlines at least this often
+
 EXIT_DIED = 125
 EXIT_TIMEOUT = 124
 
@@ -39,7 +42,7 @@ class Session:
         self._ready = False
         self._stopped = False
         self._deadline = time.monotonic() + options.boot_timeout
-        self._end = time.monotonic() + options.timeout if options.timeout else float("inf")
+        self._end = time.monotonic() + options.timeout if options.timeout else FOREVER
 
     def run(self, command, environment, console_tail):
         """`command(port_fds)` is the machine's argv, `console_tail()` the last words of its kernel."""
@@ -91,7 +94,7 @@ class Session:
                     if not self._out_of_time(ends["lab.control"]):
                         return
                     continue
-                for key, _ in selector.select(left):
+                for key, _ in selector.select(min(left, LONGEST_WAIT_S)):
                     try:
                         data = key.fileobj.recv(READ_BYTES)
                     except ConnectionResetError:
@@ -112,7 +115,7 @@ class Session:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "READY" and not self._ready:
                 self._ready = True
-                self._deadline = float("inf")
+                self._deadline = FOREVER
                 progress("the lab machine is up")
             elif word == "EXIT" and rest.isdigit() and self._status is None:
                 self._status = int(rest)
@@ -124,7 +127,7 @@ class Session:
             return False
         progress(f"the command did not end within {self._options.timeout} s: stopping it")
         self._stopped = True
-        self._end = float("inf")
+        self._end = FOREVER
         self._deadline = time.monotonic() + STOP_GRACE_S
         try:
             control.sendall(b"STOP\n")

@@ -9,7 +9,7 @@ import contents
 import kernels
 from packages import Suite
 
-# QEMU and the tools of both machines come from this suite, whatever this machine runs.
+# The tools of both machines come from this suite, whatever this machine runs.
 TOOLS_SUITE = "bookworm"
 
 
@@ -20,13 +20,13 @@ class Shelf:
         self._cache = cache
         self._suites = {}
 
-    def unpacked(self, name, packages, follow):
+    def unpacked(self, name, suite_name, packages, follow):
         """A folder with packages, and those they need whose name matches `follow`."""
         def build(folder):
-            suite = self._suite(TOOLS_SUITE)
+            suite = self._suite(suite_name)
             suite.unpack(suite.closure(packages, follow), folder)
 
-        return self._cache.artifact(name, (TOOLS_SUITE, packages, follow), build)
+        return self._cache.artifact(name, (suite_name, packages, follow), build)
 
     def kernel(self, version):
         """A folder with the unpacked packages of a kernel."""
