@@ -1,0 +1,403 @@
+//! A serial port: where console bytes go and come from.
+//!
+//! A 16550 (vm-superio) whose interrupt is an eventfd that KVM takes as an edge of its pin. Output goes out from the
+//! vCPU that writes it, one byte at a time: a reader that is slow makes the guest slow, as a slow line would, but a
+//! machine that is being stopped loses the byte instead of waiting. Input comes from the event loop, never more than
+//! the receive buffer holds.
+//!
+//! A Unix socket port serves one client; another one is let in when it has left. Without a client, output is dropped.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use vm_superio::Serial;
+use vm_superio::serial::SerialEvents;
+
+use super::terminal::{EscapeFilter, RawTerminal};
+use crate::address_space::{AddressRange, AddressSpace, Trap};
+use crate::event_loop::{EventLoop, Interest, Token};
+use crate::kvm::{Gsi, IrqRouting};
+
+#[cfg(test)]
+mod tests;
+
+/// Address and interrupt of COM1 and COM2.
+pub const PORTS: [(AddressRange, Gsi); 2] = [
+    (
+        AddressRange {
+            start: 0x3f8,
+            len: 8,
+        },
+        Gsi(4),
+    ),
+    (
+        AddressRange {
+            start: 0x2f8,
+            len: 8,
+        },
+        Gsi(3),
+    ),
+];
+/// Receive buffer of the device.
+const BUFFER_BYTES: usize = 64;
+
+/// The two ends of a port on the host's side.
+#[derive(Debug)]
+pub enum SerialWire {
+    /// Standard input and output.
+    Stdio {
+        /// Where typed bytes come from.
+        input: OwnedFd,
+        /// Where console bytes go.
+        output: OwnedFd,
+    },
+    /// Output only.
+    File(OwnedFd),
+    /// A socket that clients connect to.
+    Listener(OwnedFd),
+    /// A connected socket.
+    Stream(OwnedFd),
+    /// Nowhere.
+    None,
+}
+
+/// One serial port of the machine.
+pub struct SerialPort {
+    device: Mutex<Device>,
+    line: Arc<Line>,
+    /// Bytes typed and where they come from; changed only on the event loop's thread.
+    input: Mutex<Input>,
+    _terminal: Option<RawTerminal>,
+}
+
+type Device = Serial<Interrupt, Arc<Line>, Output>;
+
+#[derive(Default)]
+struct Input {
+    source: Option<OwnedFd>,
+    /// Set while the source is watched.
+    watched: Option<Token>,
+    is_socket: bool,
+    escape: Option<EscapeFilter>,
+}
+
+/// What the two directions share.
+struct Line {
+    /// The client of a socket port.
+    client: Mutex<Option<Arc<OwnedFd>>>,
+    /// Set when the receive buffer has run empty.
+    drained: OwnedFd,
+    started: Instant,
+    first_byte: std::sync::Once,
+}
+
+struct Interrupt(OwnedFd);
+
+enum Output {
+    File(File),
+    Client(Arc<Line>),
+    Dropped,
+}
+
+impl SerialPort {
+    /// Makes port number `index` (0 is COM1) and puts it into the port space. `started` is when the process began, for
+    /// the time of the first byte.
+    pub fn install(
+        index: usize,
+        wire: SerialWire,
+        ports: &AddressSpace,
+        irq: &IrqRouting,
+        started: Instant,
+    ) -> io::Result<Arc<SerialPort>> {
+        let (range, gsi) = PORTS
+            .get(index)
+            .copied()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let interrupt = Interrupt(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        irq.attach(interrupt.0.as_fd(), gsi)
+            .map_err(io::Error::other)?;
+        let port = Arc::new(SerialPort::new(wire, interrupt, started)?);
+        ports
+            .insert(range, Arc::clone(&port) as Arc<dyn Trap>)
+            .map_err(io::Error::other)?;
+        Ok(port)
+    }
+
+    fn new(wire: SerialWire, interrupt: Interrupt, started: Instant) -> io::Result<SerialPort> {
+        let line = Arc::new(Line {
+            client: Mutex::new(None),
+            drained: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            started,
+            first_byte: std::sync::Once::new(),
+        });
+        let mut input = Input::default();
+        let mut terminal = None;
+        let output = match wire {
+            SerialWire::Stdio {
+                input: source,
+                output,
+            } => {
+                terminal = RawTerminal::enter(&source);
+                input.escape = terminal.is_some().then(EscapeFilter::default);
+                input.source = Some(source);
+                Output::File(File::from(output))
+            }
+            SerialWire::File(output) => Output::File(File::from(output)),
+            SerialWire::Listener(listener) => {
+                input.source = Some(listener);
+                input.is_socket = true;
+                Output::Client(Arc::clone(&line))
+            }
+            SerialWire::Stream(stream) => {
+                *line.lock() = Some(Arc::new(stream));
+                input.is_socket = true;
+                Output::Client(Arc::clone(&line))
+            }
+            SerialWire::None => Output::Dropped,
+        };
+        let device = Mutex::new(Serial::with_events(interrupt, Arc::clone(&line), output));
+        Ok(SerialPort {
+            device,
+            line,
+            input: Mutex::new(input),
+            _terminal: terminal,
+        })
+    }
+
+    /// Starts to take input. `on_end` is called when the operator types Ctrl-A x.
+    pub fn watch(
+        self: &Arc<Self>,
+        events: &EventLoop,
+        on_end: Arc<dyn Fn() + Send + Sync>,
+    ) -> io::Result<()> {
+        let port = Arc::clone(self);
+        let end = Arc::clone(&on_end);
+        let drained = move |events: &EventLoop| {
+            let mut counter = [0; 8];
+            let _drained = rustix::io::read(&port.line.drained, &mut counter);
+            port.rewatch(events, &end);
+        };
+        events.add(
+            self.line.drained.as_fd(),
+            Interest::Readable,
+            Arc::new(drained),
+        )?;
+        self.rewatch(events, &on_end);
+        Ok(())
+    }
+
+    /// Puts the registers back to their state after power-on.
+    pub fn reset(&self) {
+        // The registers are private to vm-superio; writing what power-on would hold does it. LCR first: it selects the
+        // divisor. An interrupt that this raises finds no handler yet.
+        for (register, value) in [(3, 0x03), (1, 0), (4, 0x08), (7, 0)] {
+            let _written = self.device().write(register, value);
+        }
+        for _ in 0..BUFFER_BYTES {
+            self.device().read(0);
+        }
+    }
+
+    /// Waits for what comes next: a client, its bytes, or bytes from standard input.
+    fn rewatch(self: &Arc<Self>, events: &EventLoop, on_end: &Arc<dyn Fn() + Send + Sync>) {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = input.watched.take() {
+            events.remove(token);
+        }
+        let client = self.line.lock().clone();
+        let Some(source) = client
+            .as_ref()
+            .map(|client| client.as_fd())
+            .or(input.source.as_ref().map(AsFd::as_fd))
+        else {
+            return;
+        };
+        let port = Arc::clone(self);
+        let on_end = Arc::clone(on_end);
+        let ready = move |events: &EventLoop| port.ready(events, &on_end);
+        // Regular files cannot be waited for: such an input simply has nothing to say.
+        input.watched = events.add(source, Interest::Readable, Arc::new(ready)).ok();
+    }
+
+    fn ready(self: &Arc<Self>, events: &EventLoop, on_end: &Arc<dyn Fn() + Send + Sync>) {
+        let client = self.line.lock().clone();
+        let (is_socket, room) = (
+            self.input
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_socket,
+            self.device().fifo_capacity(),
+        );
+        if is_socket && client.is_none() {
+            self.accept();
+            self.rewatch(events, on_end);
+        } else if room == 0 {
+            // Nothing is watched until the guest has read the buffer empty.
+            let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(token) = input.watched.take() {
+                events.remove(token);
+            }
+        } else {
+            self.take_input(client.as_deref(), room, events, on_end);
+        }
+    }
+
+    fn take_input(
+        self: &Arc<Self>,
+        client: Option<&OwnedFd>,
+        room: usize,
+        events: &EventLoop,
+        on_end: &Arc<dyn Fn() + Send + Sync>,
+    ) {
+        // An escape that was held back may add one byte.
+        let mut typed = vec![0; room.saturating_sub(1).max(1)];
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = match (client, &input.source) {
+            (Some(client), _) => {
+                rustix::net::recv(client, typed.as_mut_slice(), RecvFlags::DONTWAIT)
+                    .map(|(read, _)| read)
+            }
+            (None, Some(source)) => rustix::io::read(source, typed.as_mut_slice()),
+            (None, None) => Ok(0),
+        };
+        match result {
+            Ok(0) | Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::IO) => {
+                if client.is_some() {
+                    *self.line.lock() = None;
+                } else {
+                    input.source = None;
+                }
+                drop(input);
+                self.rewatch(events, on_end);
+            }
+            Ok(read) => {
+                typed.truncate(read);
+                let (typed, ended) = match &mut input.escape {
+                    Some(escape) => escape.filter(&typed),
+                    None => (typed, false),
+                };
+                // Only an interrupt can fail here, and an eventfd that is full is set already.
+                let _queued = self.device().enqueue_raw_bytes(&typed);
+                if ended {
+                    on_end();
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn accept(&self) {
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = &input.source
+            && let Ok(client) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
+        {
+            *self.line.lock() = Some(Arc::new(client));
+        }
+    }
+
+    fn device(&self) -> MutexGuard<'_, Device> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Trap for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut device = self.device();
+        for (byte, register) in data.iter_mut().zip(offset..) {
+            *byte = u8::try_from(register).map_or(0xff, |register| device.read(register));
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut device = self.device();
+        for (byte, register) in data.iter().zip(offset..) {
+            // Output that cannot be written is lost, as on a line that nobody listens to.
+            let _written = u8::try_from(register).map(|register| device.write(register, *byte));
+        }
+    }
+}
+
+impl vm_superio::Trigger for Interrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
+            // Full: the interrupt is pending.
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SerialEvents for Line {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {
+        self.first_byte.call_once(|| {
+            let ms = self.started.elapsed().as_secs_f64() * 1000.0;
+            tracing::info!(stage = "first-serial-byte", ms, "first byte from the guest");
+        });
+    }
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        let _woken = rustix::io::write(&self.drained, &1u64.to_ne_bytes());
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Output::File(file) => match file.write(data) {
+                // A kick: the machine is being stopped while its reader sleeps.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(data.len()),
+                result => result,
+            },
+            Output::Client(line) => {
+                let client = line.lock().clone();
+                if let Some(client) = client {
+                    // A client that does not read loses bytes.
+                    let _sent = rustix::net::send(
+                        &*client,
+                        data,
+                        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+                    );
+                }
+                Ok(data.len())
+            }
+            Output::Dropped => Ok(data.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl SerialWire {
+    /// Whether a socket listens or is connected.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<SerialWire> {
+        if rustix::net::sockopt::socket_acceptconn(&socket)? {
+            return Ok(SerialWire::Listener(socket));
+        }
+        Ok(SerialWire::Stream(socket))
+    }
+}
+
+impl std::fmt::Debug for SerialPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SerialPort").finish_non_exhaustive()
+    }
+}
