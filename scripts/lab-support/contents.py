@@ -123,8 +123,9 @@ def run(options, guest):
     for source, path in programs:
         archive.tree(source.resolve(), path)
         files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+        brought = {file.name for file in files}
         for file in files:
-            libraries.update(shared_libraries(file))
+            libraries.update(shared_libraries(file, brought))
     for source in options.copy_in:
         if source.is_file():
             archive.file(f"lab/in/{source.name}", source, 0o755)
@@ -155,14 +156,17 @@ def is_elf(path):
         return file.read(4) == b"\x7fELF"
 
 
-def shared_libraries(path):
-    """Library name -> file on this machine, for an ELF program or library (nothing for other files)."""
+def shared_libraries(path, brought):
+    """Library name -> file on this machine, for an ELF program or library (nothing for other files).
+
+    `brought` are file names that come into the lab together with `path`: it may load those.
+    """
     if not is_elf(path):
         return {}
     done = subprocess.run(["ldd", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
-    lost = re.findall(r"^\s*(\S+) => not found", done.stdout, re.MULTILINE)
+    lost = set(re.findall(r"^\s*(\S+) => not found", done.stdout, re.MULTILINE)) - brought
     if lost:
-        raise LabError(f"{path} needs {', '.join(lost)}, which this machine does not have: install it first")
+        raise LabError(f"{path} needs {', '.join(sorted(lost))}, which this machine does not have: install it first")
     return {name: pathlib.Path(file) for name, file in re.findall(r"^\s*(\S+) => (/\S+)", done.stdout, re.MULTILINE)}
 
 
