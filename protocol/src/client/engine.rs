@@ -3,8 +3,8 @@
 use super::counters::{Counters, MessageCounters};
 use super::error::{ClientError, LostCause};
 use super::in_flight::{InFlight, NoTicket, Pace, Ticket, Turn};
-use super::serve::{Served, Server};
-use crate::frame::Frame;
+use super::serve::Server;
+use super::service::watch;
 use crate::header::{CommandCode, Header, HeaderFlags, MessageType};
 use crate::ids::MessageId;
 use crate::limits;
@@ -13,7 +13,6 @@ use crate::refusal::BadField;
 use crate::transport::{
     Deadline, FrameReceiver, FrameSender, Outgoing, RecvError, SendError, StreamSocket, Wait,
 };
-use rustix::event::epoll;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,10 +32,10 @@ pub(super) struct Call<'a> {
 
 /// The second socket, for the server's requests.
 #[derive(Debug)]
-struct Twin {
-    socket: StreamSocket,
-    receiver: Mutex<FrameReceiver>,
-    sender: Mutex<FrameSender>,
+pub(super) struct Twin {
+    pub(super) socket: StreamSocket,
+    pub(super) receiver: Mutex<FrameReceiver>,
+    pub(super) sender: Mutex<FrameSender>,
 }
 
 /// The machinery of one connection.
@@ -44,17 +43,17 @@ struct Twin {
 pub(super) struct Engine {
     socket: StreamSocket,
     /// Held while a message is sent: messages must not mix.
-    sender: Mutex<FrameSender>,
+    pub(super) sender: Mutex<FrameSender>,
     /// Held by the thread that leads.
-    receiver: Mutex<FrameReceiver>,
-    twin: Option<Twin>,
+    pub(super) receiver: Mutex<FrameReceiver>,
+    pub(super) twin: Option<Twin>,
     /// Watches both sockets; what an event loop polls.
     watch: OwnedFd,
-    in_flight: InFlight,
+    pub(super) in_flight: InFlight,
     lost: OnceLock<LostCause>,
     pub(super) dma: Server,
     server: Capabilities,
-    counters: Counters,
+    pub(super) counters: Counters,
 }
 
 /// What negotiation leaves behind.
@@ -66,7 +65,7 @@ pub(super) struct Negotiated {
     pub(super) dma: Server,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -278,7 +277,11 @@ impl Engine {
     }
 
     /// Deals with a message that is not the leader's own answer.
-    fn handle(&self, receiver: &mut FrameReceiver, header: Header) -> Result<(), LostCause> {
+    pub(super) fn handle(
+        &self,
+        receiver: &mut FrameReceiver,
+        header: Header,
+    ) -> Result<(), LostCause> {
         self.check_fds(receiver, header)?;
         let frame = receiver.take(header);
         if header.message_type() == MessageType::Command {
@@ -294,84 +297,12 @@ impl Engine {
         Err(self.broke(header, "an answer to nothing"))
     }
 
-    /// Answers one request of the server.
-    fn serve(&self, frame: &Frame<'_>, sender: &Mutex<FrameSender>) -> Result<(), LostCause> {
-        let command = frame.header.command;
-        self.counters.count(command);
-        let mut scratch = self.dma.scratch();
-        let Served {
-            flags,
-            error,
-            head,
-            data,
-        } = self.dma.serve(frame, &mut scratch);
-        if frame.header.flags.no_reply() {
-            return Ok(());
-        }
-        let message = Outgoing {
-            id: frame.header.id,
-            command,
-            flags,
-            error,
-            head,
-            data,
-            fds: &[],
-        };
-        let deadline = Deadline::after(limits::SEND_DEADLINE);
-        let sent = lock(sender).send(&message, deadline);
-        sent.map_err(|error| self.lose(sending(command, error)))
-    }
-
-    /// Answers what came on the twin socket; does not wait for more.
-    fn serve_twin(&self, twin: &Twin) -> Result<(), LostCause> {
-        let mut receiver = lock(&twin.receiver);
-        for _ in 0..limits::MAX_SERVED_PER_CALL {
-            let header = match receiver.wait(Wait::Now) {
-                Ok(header) => header,
-                Err(RecvError::NotYet) => return Ok(()),
-                Err(error) => return Err(self.receive_failed(error, CommandCode::DMA_READ)),
-            };
-            if header.message_type() == MessageType::Reply {
-                return Err(self.broke(header, "an answer on the twin socket"));
-            }
-            self.check_fds(&receiver, header)?;
-            self.serve(&receiver.take(header), &twin.sender)?;
-        }
-        Ok(())
-    }
-
-    /// Answers what came, without waiting for more.
-    pub(super) fn service(&self) -> Result<(), LostCause> {
-        if let Some(cause) = self.lost() {
-            return Err(cause);
-        }
-        if let Some(twin) = &self.twin {
-            self.serve_twin(twin)?;
-        }
-        if !self.in_flight.try_lead() {
-            // Whoever leads reads everything.
-            return Ok(());
-        }
-        let mut receiver = lock(&self.receiver);
-        let served = self.serve_main(&mut receiver);
-        drop(receiver);
-        self.in_flight.stop_leading();
-        served
-    }
-
-    fn serve_main(&self, receiver: &mut FrameReceiver) -> Result<(), LostCause> {
-        for _ in 0..limits::MAX_SERVED_PER_CALL {
-            match receiver.wait(Wait::Now) {
-                Ok(header) => self.handle(receiver, header)?,
-                Err(RecvError::NotYet) => return Ok(()),
-                Err(error) => return Err(self.receive_failed(error, CommandCode(0))),
-            }
-        }
-        Ok(())
-    }
-
     /// More descriptors than we announced end the connection.
-    fn check_fds(&self, receiver: &FrameReceiver, header: Header) -> Result<(), LostCause> {
+    pub(super) fn check_fds(
+        &self,
+        receiver: &FrameReceiver,
+        header: Header,
+    ) -> Result<(), LostCause> {
         let most = usize::try_from(limits::MAX_MSG_FDS).unwrap_or(usize::MAX);
         if receiver.fd_count() > most {
             return Err(self.broke(header, "more file descriptors than we take"));
@@ -385,14 +316,14 @@ impl Engine {
         })
     }
 
-    fn broke(&self, header: Header, what: &'static str) -> LostCause {
+    pub(super) fn broke(&self, header: Header, what: &'static str) -> LostCause {
         self.lose(LostCause::Protocol {
             command: header.command,
             what,
         })
     }
 
-    fn receive_failed(&self, error: RecvError, command: CommandCode) -> LostCause {
+    pub(super) fn receive_failed(&self, error: RecvError, command: CommandCode) -> LostCause {
         self.lose(match error {
             RecvError::Deadline | RecvError::Stalled { .. } => LostCause::Deadline { command },
             RecvError::Closed => LostCause::Closed,
@@ -406,7 +337,7 @@ impl Engine {
     }
 }
 
-fn sending(command: CommandCode, error: SendError) -> LostCause {
+pub(super) fn sending(command: CommandCode, error: SendError) -> LostCause {
     match error {
         SendError::Closed => LostCause::Closed,
         SendError::Deadline => LostCause::Deadline { command },
@@ -421,24 +352,4 @@ fn judge<R>(
 ) -> Result<R, ClientError> {
     result.map_err(|errno| ClientError::Refused { command, errno })?;
     read().map_err(|bad| ClientError::BadAnswer { command, bad })
-}
-
-/// An epoll that is readable when `service` has something to do. Answers to requests do not count where the server
-/// cannot send requests: every access would wake the event loop.
-fn watch(
-    main: &StreamSocket,
-    twin: Option<&Twin>,
-    requests_on_main: bool,
-) -> Result<OwnedFd, Errno> {
-    let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut events = epoll::EventFlags::RDHUP;
-    if requests_on_main {
-        events |= epoll::EventFlags::IN;
-    }
-    epoll::add(&watch, main, epoll::EventData::new_u64(0), events)?;
-    if let Some(twin) = twin {
-        let events = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        epoll::add(&watch, &twin.socket, epoll::EventData::new_u64(1), events)?;
-    }
-    Ok(watch)
 }

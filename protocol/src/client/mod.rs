@@ -16,10 +16,12 @@
 //! Limits: [`ClientConfig`], `MAX_IN_FLIGHT`, `MAX_SERVED_PER_CALL`, those of every message.
 
 mod requests;
+mod interrupts;
 mod queries;
 mod negotiate;
-mod serve;
 mod engine;
+mod service;
+mod serve;
 mod in_flight;
 mod dma_table;
 mod counters;
@@ -156,6 +158,3 @@ impl Drop for Client {
         self.shutdown();
     }
 }
-
-#[cfg(test)]
-mod tests;

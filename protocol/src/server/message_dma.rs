@@ -6,7 +6,8 @@
 //! Limits: the client's `max_data_xfer_size` per message, `MAX_DMA_MESSAGES`, `MAX_STASHED_REQUESTS`,
 //! `MAX_STASHED_BYTES`.
 
-use super::connection::{CloseReason, Connection, SetAside};
+use super::config::CloseReason;
+use super::connection::{Connection, SetAside};
 use super::session::Session;
 use crate::frame::Frame;
 use crate::header::{CommandCode, Header, HeaderFlags, MessageType};

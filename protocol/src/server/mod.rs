@@ -28,11 +28,8 @@
 mod connection;
 mod message_dma;
 pub mod session;
+mod config;
 
-pub use connection::{
-    CloseReason, Connection, Event, Request, RequestToken, ServerConfig, ServerDeadlines,
-};
+pub use config::{CloseReason, ServerConfig, ServerDeadlines};
+pub use connection::{Connection, Event, Request, RequestToken};
 pub use message_dma::DmaError;
-
-#[cfg(test)]
-mod tests;

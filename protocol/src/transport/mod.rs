@@ -17,6 +17,3 @@ pub use framed::Framed;
 pub use receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
 pub use sender::{FrameSender, Outgoing, SendError};
 pub use socket::{SocketError, StreamSocket};
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Transport tests are added with the next commits.
