@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 
+import terminal
 from cpio import Archive, merged
 from report import LabError
 
@@ -142,6 +143,8 @@ def settings(options):
         "LAB_KERNEL": options.kernel,
         "lab_mode": "shell" if options.shell else "command",
         "lab_command": command,
+        "lab_columns": str(terminal.size().columns),
+        "lab_rows": str(terminal.size().lines),
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 

@@ -20,7 +20,10 @@ IOMMUS = {
 KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet mitigations=off intel_iommu=on iommu=pt"
 
 # Ports that the lab's init opens by these names (see files/lab-init).
-PORTS = ("lab.control", "lab.out", "lab.err", "lab.results")
+PORTS = ("lab-control", "lab-out", "lab-err", "lab-results")
+
+# The second serial port, /dev/ttyS1, is there for --shell.
+TERMINAL = "lab-terminal"
 
 
 def qemu(root):
@@ -49,7 +52,6 @@ def arguments(options, kernel, initrd, disk, console_log, port_fds):
         *(["-device", iommu] if iommu else []),
         "-kernel", str(kernel), "-initrd", str(initrd), "-append", KERNEL_COMMAND_LINE,
         "-chardev", f"file,id=console,path={escaped(console_log)}", "-serial", "chardev:console",
-        *terminal(options.shell),
         "-drive", f"file={escaped(disk)},if=none,id=lab-disk,format=raw,cache=writeback",
         "-device", "nvme,drive=lab-disk,serial=bulkhead-lab,addr=4",
         # A network of two, this NIC and QEMU's own 10.0.2.2, which answers ping: nothing reaches this machine.
@@ -57,19 +59,16 @@ def arguments(options, kernel, initrd, disk, console_log, port_fds):
         "-device", "e1000e,netdev=lab-net,addr=5,romfile=",
         "-device", "virtio-serial-pci,id=lab-ports,addr=1e",
     ]
-    for name, fd in zip(PORTS, port_fds):
-        identity = name.replace(".", "-")
-        words += ["-chardev", f"socket,id={identity},fd={fd}"]
-        words += ["-device", f"virtserialport,bus=lab-ports.0,chardev={identity},name={name}"]
+    for name, fd in port_fds.items():
+        words += ["-chardev", f"socket,id={name},fd={fd}"]
+        if name == TERMINAL:
+            words += ["-serial", f"chardev:{name}"]
+        else:
+            words += ["-device", f"virtserialport,bus=lab-ports.0,chardev={name},name={name}"]
     words += options.qemu_arg
     for device in options.device:
         words += ["-device", device]
     return words
-
-
-def terminal(shell):
-    """The second serial port: this terminal, where the user asked for a prompt. Ctrl-A x ends the machine."""
-    return ["-chardev", "stdio,id=terminal,mux=on,signal=off", "-serial", "chardev:terminal"] if shell else []
 
 
 def escaped(path):

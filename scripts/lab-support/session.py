@@ -5,6 +5,7 @@ output bytes, error bytes, a tar of the results, and control lines ("READY", "EX
 Limits: see the constants; every wait ends at a deadline.
 """
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -15,6 +16,7 @@ import sys
 import time
 
 import machine
+import terminal
 from report import LabError, progress
 
 STOP_GRACE_S = 15  # between asking the machine to stop the command and killing the machine
@@ -40,28 +42,33 @@ class Session:
         self._control = b""
         self._status = None
         self._ready = False
+        self._ends = {}
         self._stopped = False
         self._deadline = time.monotonic() + options.boot_timeout
         self._end = time.monotonic() + options.timeout if options.timeout else FOREVER
 
     def run(self, command, environment, console_tail):
-        """`command(port_fds)` is the machine's argv, `console_tail()` the last words of its kernel."""
-        pairs = [socket.socketpair() for _ in machine.PORTS]
-        here, there = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        """`command(port name -> fd)` is the machine's argv, `console_tail()` the last words of its kernel."""
+        names = [*machine.PORTS, *([machine.TERMINAL] if self._options.shell else [])]
+        pairs = {name: socket.socketpair() for name in names}
+        self._ends = {name: pair[0] for name, pair in pairs.items()}
+        there = {name: pair[1] for name, pair in pairs.items()}
         with open(self._results_path, "wb") as results, open(self._qemu_log, "wb") as log:
-            process = self._start(command([end.fileno() for end in there]), environment, there, log)
+            fds = {name: end.fileno() for name, end in there.items()}
+            process = self._start(command(fds), environment, list(fds.values()), log)
             try:
-                for end in there:
+                for end in there.values():
                     end.close()
-                self._relay(process, dict(zip(machine.PORTS, here)), results)
+                with terminal.raw_mode() if self._options.shell else contextlib.nullcontext():
+                    self._relay(process, results)
             finally:
                 process.kill()
                 process.wait()
-                for end in here:
+                for end in self._ends.values():
                     end.close()
         return self._outcome(process, console_tail)
 
-    def _start(self, argv, environment, there, log):
+    def _start(self, argv, environment, fds, log):
         parent = os.getpid()
         libc = ctypes.CDLL(None, use_errno=True)
 
@@ -70,28 +77,27 @@ class Session:
             if os.getppid() != parent:
                 os._exit(EXIT_DIED)
 
-        shell = self._options.shell
         return subprocess.Popen(
-            argv, stdin=None if shell else subprocess.DEVNULL, stdout=None if shell else subprocess.DEVNULL,
-            stderr=log, pass_fds=[end.fileno() for end in there], preexec_fn=die_with_parent,
-            env={**os.environ, **environment}, start_new_session=not shell,
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds, preexec_fn=die_with_parent,
+            env={**os.environ, **environment}, start_new_session=True,
         )
 
-    def _relay(self, process, ends, results):
+    def _relay(self, process, results):
         """Moves bytes until the machine is gone or out of time."""
         with selectors.DefaultSelector() as selector:
             sinks = {
-                "lab.control": self._on_control,
-                "lab.out": lambda data: write_all(sys.stdout.fileno(), data),
-                "lab.err": lambda data: write_all(sys.stderr.fileno(), data),
-                "lab.results": results.write,
+                "lab-control": self._on_control,
+                "lab-out": lambda data: write_all(sys.stdout.fileno(), data),
+                "lab-err": lambda data: write_all(sys.stderr.fileno(), data),
+                "lab-results": results.write,
+                machine.TERMINAL: lambda data: write_all(sys.stdout.fileno(), data),
             }
-            for name, end in ends.items():
+            for name, end in self._ends.items():
                 selector.register(end, selectors.EVENT_READ, sinks[name])
             while selector.get_map():
                 left = min(self._deadline, self._end) - time.monotonic()
                 if left <= 0:
-                    if not self._out_of_time(ends["lab.control"]):
+                    if not self._out_of_time():
                         return
                     continue
                 for key, _ in selector.select(min(left, LONGEST_WAIT_S)):
@@ -108,6 +114,11 @@ class Session:
         except subprocess.TimeoutExpired:
             progress("the machine closed its ports but did not end: killing it")
 
+    def _open_terminal(self):
+        if self._options.shell:
+            progress(f"this is its prompt; exit leaves it, {terminal.ESCAPE_NAME} ends it at once")
+            terminal.forward_input(self._ends[machine.TERMINAL])
+
     def _on_control(self, data):
         self._control = (self._control + data)[-MAX_CONTROL_BYTES:]
         *lines, self._control = self._control.split(b"\n")
@@ -117,11 +128,12 @@ class Session:
                 self._ready = True
                 self._deadline = FOREVER
                 progress("the lab machine is up")
+                self._open_terminal()
             elif word == "EXIT" and rest.isdigit() and self._status is None:
                 self._status = int(rest)
                 self._deadline = time.monotonic() + RESULTS_GRACE_S
 
-    def _out_of_time(self, control):
+    def _out_of_time(self):
         """A deadline passed: ask the command to stop once, the second time give up. True to go on."""
         if not self._ready or self._stopped or self._status is not None:
             return False
@@ -130,7 +142,7 @@ class Session:
         self._end = FOREVER
         self._deadline = time.monotonic() + STOP_GRACE_S
         try:
-            control.sendall(b"STOP\n")
+            self._ends["lab-control"].sendall(b"STOP\n")
         except OSError:
             return False
         return True
