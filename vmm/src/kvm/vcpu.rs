@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_debugregs, kvm_dtable,
-    kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_debugregs, kvm_dtable, kvm_fpu,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -85,15 +85,8 @@ struct PowerOn {
 }
 
 impl Vcpu {
-    /// Takes a fresh vCPU, gives it its CPUID and remembers its state. `msrs` is what [`power_on_msrs`] returned.
-    pub(super) fn new(
-        id: u8,
-        fd: VcpuFd,
-        cpuid: &CpuId,
-        msrs: Arc<Vec<kvm_msr_entry>>,
-    ) -> Result<Vcpu, KvmError> {
-        fd.set_cpuid2(cpuid)
-            .map_err(call("Set the CPUID of a vCPU"))?;
+    /// Takes a fresh vCPU that has its CPUID, and remembers its state. `msrs` is what [`power_on_msrs`] returned.
+    pub(super) fn new(id: u8, fd: VcpuFd, msrs: Arc<Vec<kvm_msr_entry>>) -> Result<Vcpu, KvmError> {
         let power_on = PowerOn {
             regs: fd
                 .get_regs()

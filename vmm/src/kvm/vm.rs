@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_irqchip, kvm_pit_config,
+    kvm_pit_state2,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -126,26 +127,28 @@ impl Vm {
     pub fn create_vcpus(
         &self,
         count: u8,
-        cpuid: impl Fn(u8) -> Result<CpuId, KvmError>,
+        cpuid: impl Fn(u8) -> Vec<kvm_cpuid_entry2>,
     ) -> Result<Vec<Vcpu>, KvmError> {
-        let mut fds = Vec::new();
+        let mut made = Vec::new();
         for id in 0..count {
-            fds.push(
-                self.fd
-                    .create_vcpu(u64::from(id))
-                    .map_err(call("Create a vCPU"))?,
-            );
+            let fd = self
+                .fd
+                .create_vcpu(u64::from(id))
+                .map_err(call("Create a vCPU"))?;
+            let cpuid = CpuId::from_entries(&cpuid(id)).map_err(|_| {
+                KvmError::Unsupported("it reports more CPUID leaves than one call takes")
+            })?;
+            fd.set_cpuid2(&cpuid)
+                .map_err(call("Set the CPUID of a vCPU"))?;
+            made.push(fd);
         }
-        let Some(first) = fds.first() else {
+        let Some(first) = made.first() else {
             return Ok(Vec::new());
         };
-        first
-            .set_cpuid2(&cpuid(0)?)
-            .map_err(call("Set the CPUID of a vCPU"))?;
         let msrs = power_on_msrs(&self.kvm, first)?;
-        fds.into_iter()
+        made.into_iter()
             .zip(0..)
-            .map(|(fd, id)| Vcpu::new(id, fd, &cpuid(id)?, Arc::clone(&msrs)))
+            .map(|(fd, id)| Vcpu::new(id, fd, Arc::clone(&msrs)))
             .collect()
     }
 
