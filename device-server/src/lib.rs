@@ -4,6 +4,7 @@
 pub mod run;
 pub mod cli;
 pub mod ready;
+pub mod serving;
 pub mod server;
 pub mod backends;
 pub mod host;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use device_server::cli::{self, LogFormat, ProcessArgs};
 use device_server::ready::ReadyLine;
-use device_server::run::{adopt, error_chain, run};
+use device_server::run::{adopt, run};
+use device_server::serving::error_chain;
 use tracing_subscriber::EnvFilter;
 
 /// Exit status of a start that failed, or of a device that could not be served any more.

@@ -1,17 +1,13 @@
 //! Start-up and shutdown of the process, as numbered steps.
 //!
-//! One thread serves one device; the main thread waits for a signal or for the last of them to end.
-//! Not here: what a session does (`server/`), how devices are opened (`backends/`).
+//! Not here: the threads that serve (`serving`), what a session does (`server/`), how devices are opened (`backends/`).
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::thread::JoinHandle;
-use std::time::Instant;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::limits;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
@@ -20,6 +16,7 @@ use crate::cli::{Command, Devices, Endpoint};
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{ServeConfig, ServeError, Shutdown, Source};
+use crate::serving::Serving;
 
 /// Why the process did not start, or did not end well. The text and its sources make one line.
 #[derive(Debug, thiserror::Error)]
@@ -83,32 +80,25 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
             file,
         });
     }
-    // 4. One eventfd stops all sessions, another tells that one has ended.
+    // 4. Serve. A sandbox has to be entered before this: here the first byte of a client is read.
     let shutdown = Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
-    let ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|errno| set_up("make the eventfd of ended sessions", errno.into()))?;
-    // 5. Tell whoever waits.
+    let mut serving = Serving::new(shutdown).map_err(|source| set_up("make an eventfd", source))?;
+    let mut files = Vec::new();
+    for device in served {
+        files.push(device.file);
+        serving
+            .start(device.config, device.backend, device.source)
+            .map_err(|source| set_up("start a thread", source))?;
+    }
+    // 5. Tell whoever waits, and wait until all have ended or a signal comes.
     if let Some(line) = ready.take() {
         line.ready();
     }
-    // 6. Serve, until all have ended or a signal comes.
-    let mut files = Vec::new();
-    let mut threads = Vec::new();
-    for device in served {
-        files.push(device.file);
-        threads.push(spawn(
-            device.config,
-            device.backend,
-            device.source,
-            &shutdown,
-            &ended,
-        )?);
-    }
-    wait_for_end(&signals, &ended, &threads);
-    // 7. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
+    serving.wait(&signals);
+    // 6. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
+    //    One that is held up by its device for longer than a reset may take is left behind.
     drop(files);
-    shutdown.request();
-    join_all(threads, &ended)
+    Ok(serving.stop(limits::RESET_DEADLINE)?)
 }
 
 /// A device that is open, how it is served, and where.
@@ -184,36 +174,6 @@ fn adopt_optional(option: &'static str, number: Option<i32>) -> Result<Option<Ow
     number.map(|number| adopt(option, number)).transpose()
 }
 
-fn spawn(
-    config: ServeConfig,
-    backend: Box<dyn Backend>,
-    source: Source,
-    shutdown: &Shutdown,
-    ended: &OwnedFd,
-) -> Result<JoinHandle<Result<(), ServeError>>, RunError> {
-    let shutdown = shutdown.clone();
-    let ended = ended
-        .try_clone()
-        .map_err(|source| set_up("copy an eventfd", source))?;
-    let name = config.device.clone();
-    let body = move || {
-        let result = crate::server::serve(source, backend, &config, &shutdown);
-        if let Err(error) = &result {
-            tracing::error!(
-                device = config.device,
-                error = error_chain(error),
-                "The device is served no longer"
-            );
-        }
-        let _ = rustix::io::write(&ended, &1u64.to_ne_bytes());
-        result
-    };
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(body)
-        .map_err(|source| set_up("start a thread", source))
-}
-
 fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
@@ -223,67 +183,6 @@ fn block_signals() -> io::Result<SignalFd> {
         &set,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?)
-}
-
-/// Returns when a signal came or no thread runs any more.
-fn wait_for_end(
-    signals: &SignalFd,
-    ended: &OwnedFd,
-    threads: &[JoinHandle<Result<(), ServeError>>],
-) {
-    while threads.iter().any(|thread| !thread.is_finished()) {
-        let mut poll = [
-            PollFd::new(signals, PollFlags::IN),
-            PollFd::new(ended, PollFlags::IN),
-        ];
-        let _ = rustix::event::poll(&mut poll, None);
-        let [signal, end] = &poll;
-        if signal.revents().contains(PollFlags::IN) {
-            tracing::info!("Told to stop by a signal");
-            return;
-        }
-        if end.revents().contains(PollFlags::IN) {
-            let _ = rustix::io::read(ended, &mut [0u8; 8]);
-        }
-    }
-}
-
-/// Joins the threads. One that is held up by its device for longer than a reset may take is left behind.
-fn join_all(
-    threads: Vec<JoinHandle<Result<(), ServeError>>>,
-    ended: &OwnedFd,
-) -> Result<(), RunError> {
-    let give_up = Instant::now().checked_add(limits::RESET_DEADLINE);
-    while threads.iter().any(|thread| !thread.is_finished()) {
-        let left = give_up.map_or(limits::RESET_DEADLINE, |at| {
-            at.saturating_duration_since(Instant::now())
-        });
-        if left.is_zero() {
-            tracing::error!("A device did not end its session in time");
-            break;
-        }
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        });
-        let mut poll = [PollFd::new(ended, PollFlags::IN)];
-        let _ = rustix::event::poll(&mut poll, Some(&timeout));
-        let _ = rustix::io::read(ended, &mut [0u8; 8]);
-    }
-    let mut result = Ok(());
-    for thread in threads.into_iter().filter(JoinHandle::is_finished) {
-        if let Ok(Err(error)) = thread.join() {
-            result = Err(error.into());
-        }
-    }
-    result
-}
-
-/// An error and all its causes as one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let texts: Vec<String> = causes.map(ToString::to_string).collect();
-    texts.join(": ").replace('\n', " ")
 }
 
 fn set_up(step: &'static str, source: io::Error) -> RunError {

@@ -1,0 +1,126 @@
+//! The threads that serve the devices, one each, and how the process learns that one has ended.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+use crate::backend::Backend;
+use crate::server::{ServeConfig, ServeError, Shutdown, Source};
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Serving {
+    shutdown: Shutdown,
+    results: Receiver<Result<(), ServeError>>,
+    sender: Sender<Result<(), ServeError>>,
+    /// Signalled when there is something in `results`.
+    ended: Arc<OwnedFd>,
+    running: usize,
+    failure: Option<ServeError>,
+}
+
+impl Serving {
+    /// No thread yet.
+    pub fn new(shutdown: Shutdown) -> io::Result<Serving> {
+        let ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (sender, results) = channel();
+        let ended = Arc::new(ended);
+        Ok(Serving {
+            shutdown,
+            results,
+            sender,
+            ended,
+            running: 0,
+            failure: None,
+        })
+    }
+
+    /// Serves one more device.
+    pub fn start(
+        &mut self,
+        config: ServeConfig,
+        backend: Box<dyn Backend>,
+        source: Source,
+    ) -> io::Result<()> {
+        let name = config.device.clone();
+        let (shutdown, sender) = (self.shutdown.clone(), self.sender.clone());
+        let ended = Arc::clone(&self.ended);
+        let body = move || {
+            let result = crate::server::serve(source, backend, &config, &shutdown);
+            if let Err(error) = &result {
+                let error = error_chain(error);
+                tracing::error!(
+                    device = config.device,
+                    error,
+                    "The device is served no longer"
+                );
+            }
+            // Fails only if the main thread has given up waiting.
+            let _ = sender.send(result);
+            let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
+        };
+        std::thread::Builder::new().name(name).spawn(body)?;
+        self.running = self.running.saturating_add(1);
+        Ok(())
+    }
+
+    /// Waits until every thread has ended or `stop` is readable.
+    pub fn wait(&mut self, stop: impl AsFd) {
+        while self.running > 0 {
+            let mut poll = [
+                PollFd::new(&stop, PollFlags::IN),
+                PollFd::new(&self.ended, PollFlags::IN),
+            ];
+            let _ = rustix::event::poll(&mut poll, None);
+            let [stop_entry, _] = &poll;
+            if !stop_entry.revents().is_empty() {
+                tracing::info!("Told to stop by a signal");
+                return;
+            }
+            self.collect();
+        }
+    }
+
+    /// Tells the threads to end, waits for them at most `patience`, and gives the error of one that failed.
+    pub fn stop(mut self, patience: Duration) -> Result<(), ServeError> {
+        self.shutdown.request();
+        let give_up = Instant::now().checked_add(patience);
+        self.collect();
+        while self.running > 0 {
+            let left = give_up.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut poll = [PollFd::new(&self.ended, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut poll, timeout.as_ref());
+            self.collect();
+            if self.running > 0 && left.is_some_and(|left| left.is_zero()) {
+                tracing::error!(devices = self.running, "Sessions did not end in time");
+                break;
+            }
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn collect(&mut self) {
+        let _ = rustix::io::read(&*self.ended, &mut [0u8; 8]);
+        loop {
+            match self.results.try_recv() {
+                Ok(result) => {
+                    self.running = self.running.saturating_sub(1);
+                    self.failure = result.err().or(self.failure.take());
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+/// An error and all its causes as one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ").replace('\n', " ")
+}

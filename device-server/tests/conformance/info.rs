@@ -1,0 +1,179 @@
+//! A6: queries.
+
+use protocol::Errno;
+use rustix::fs::SealFlags;
+
+use crate::support::{Peer, Server, bytes};
+
+const REGION_INFO: u16 = 5;
+const IO_FDS: u16 = 6;
+const IRQ_INFO: u16 = 7;
+/// DEVICE_GET_REGION_INFO with one sparse area: head, capability, area.
+const FULL_BYTES: u32 = 32 + 16 + 16;
+
+fn negotiated() -> (Server, Peer) {
+    let server = Server::start();
+    let peer = Peer::negotiated(&server);
+    (server, peer)
+}
+
+#[test]
+fn i01_i02_i03_device_info() {
+    let (_server, mut peer) = negotiated();
+    for request in [[16, 0, 0, 0], [32, 0, 0, 0], [16, 0xff, 0xff, 0xff]] {
+        let reply = peer.request(4, &bytes::words(&request));
+        assert_eq!(reply.succeeded().body, bytes::words(&[16, 3, 9, 5]));
+    }
+    peer.request(4, &bytes::words(&[8, 0, 0, 0]))
+        .failed(Errno::INVAL);
+    peer.request(4, &bytes::words(&[15, 0, 0, 0]))
+        .failed(Errno::INVAL);
+    peer.request(4, &bytes::words(&[16, 0]))
+        .failed(Errno::INVAL);
+}
+
+#[test]
+fn i04_i05_region_info_that_is_short_or_past_the_last_region() {
+    let (_server, mut peer) = negotiated();
+    peer.request(REGION_INFO, &bytes::words(&[32, 0]))
+        .failed(Errno::INVAL);
+    peer.request(REGION_INFO, &bytes::region_info(8, 0))
+        .failed(Errno::INVAL);
+    for index in [9, 0x7fff_ffff, u32::MAX] {
+        peer.request(REGION_INFO, &bytes::region_info(32, index))
+            .failed(Errno::INVAL);
+    }
+}
+
+#[test]
+fn i06_i11_regions_without_areas() {
+    let (_server, mut peer) = negotiated();
+    let config = peer.request(REGION_INFO, &bytes::region_info(40, 7));
+    assert_eq!(
+        config.succeeded().body,
+        bytes::words(&[32, 3, 7, 0, 4096, 0, 0, 0])
+    );
+    let absent = peer.request(REGION_INFO, &bytes::region_info(32, 5));
+    assert_eq!(
+        absent.succeeded().body,
+        bytes::words(&[32, 0, 5, 0, 0, 0, 0, 0])
+    );
+    assert!(config.fds.is_empty() && absent.fds.is_empty());
+}
+
+#[test]
+fn i07_i09_without_room_for_all_areas_there_is_none_and_no_descriptor() {
+    let (_server, mut peer) = negotiated();
+    for argsz in [32, FULL_BYTES - 1] {
+        let reply = peer.request(REGION_INFO, &bytes::region_info(argsz, 0));
+        assert_eq!(
+            reply.succeeded().body,
+            bytes::words(&[FULL_BYTES, 7, 0, 0, 16384, 0, 0, 0])
+        );
+        assert!(reply.fds.is_empty());
+    }
+}
+
+#[test]
+fn i08_i10_with_room_there_are_areas_and_one_descriptor() {
+    let (_server, mut peer) = negotiated();
+    for argsz in [FULL_BYTES, u32::MAX] {
+        let reply = peer.request(REGION_INFO, &bytes::region_info(argsz, 0));
+        let head = [FULL_BYTES, 15, 0, 32, 16384, 0, 0, 0];
+        let capability = [1 | 1 << 16, 0, 1, 0];
+        let area = [0, 0, 16384, 0];
+        assert_eq!(
+            reply.succeeded().body,
+            bytes::words(&[&head[..], &capability, &area].concat())
+        );
+        assert_eq!(reply.fds.len(), 1);
+    }
+}
+
+#[test]
+fn i12_ten_thousand_queries_leave_no_descriptor() {
+    let (server, mut peer) = negotiated();
+    let before = server.fds();
+    for _ in 0..10_000 {
+        peer.request(REGION_INFO, &bytes::region_info(4096, 0))
+            .succeeded();
+    }
+    assert_eq!(server.fds(), before);
+}
+
+#[test]
+fn i13_region_memory_cannot_be_resized_by_the_client() {
+    let (_server, mut peer) = negotiated();
+    let reply = peer.request(REGION_INFO, &bytes::region_info(4096, 0));
+    let seals = rustix::fs::fcntl_get_seals(&reply.fds[0]).expect("a memfd");
+    assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+    assert_eq!(rustix::fs::ftruncate(&reply.fds[0], 0), Err(Errno::PERM));
+}
+
+#[test]
+fn i14_client_that_takes_no_descriptors_gets_none() {
+    let server = Server::start();
+    let json = r#"{"capabilities":{"max_msg_fds":0,"twin_socket":{"supported":true}}}"#;
+    let mut peer = Peer::connect(&server);
+    assert!(
+        peer.request(1, &bytes::version(0, 1, json))
+            .succeeded()
+            .fds
+            .is_empty()
+    );
+    let reply = peer.request(REGION_INFO, &bytes::region_info(4096, 0));
+    assert!(reply.succeeded().fds.is_empty());
+}
+
+#[test]
+fn i15_i16_i17_irq_info() {
+    let (_server, mut peer) = negotiated();
+    peer.request(IRQ_INFO, &bytes::words(&[16, 0]))
+        .failed(Errno::INVAL);
+    peer.request(IRQ_INFO, &bytes::words(&[8, 0, 0, 0]))
+        .failed(Errno::INVAL);
+    for index in [5, u32::MAX] {
+        peer.request(IRQ_INFO, &bytes::words(&[16, 0, index, 0]))
+            .failed(Errno::INVAL);
+    }
+    for (index, flags, count) in [(0, 7, 1), (1, 3, 8), (2, 3, 16), (3, 1, 1), (4, 1, 1)] {
+        let reply = peer.request(IRQ_INFO, &bytes::words(&[16, 0, index, 0]));
+        assert_eq!(
+            reply.succeeded().body,
+            bytes::words(&[16, flags, index, count])
+        );
+    }
+}
+
+#[test]
+fn i18_i19_i20_i21_region_io_fds() {
+    let (_server, mut peer) = negotiated();
+    for request in [
+        [16, 1, 0, 0],
+        [16, 0, 0, 1],
+        [15, 0, 0, 0],
+        [(1 << 20) + 1, 0, 0, 0],
+    ] {
+        peer.request(IO_FDS, &bytes::words(&request))
+            .failed(Errno::INVAL);
+    }
+    for index in [9, u32::MAX, 5] {
+        peer.request(IO_FDS, &bytes::words(&[16, 0, index, 0]))
+            .failed(Errno::INVAL);
+    }
+    let reply = peer.request(IO_FDS, &bytes::words(&[64, 0, 2, 0]));
+    assert_eq!(reply.succeeded().body, bytes::words(&[16, 0, 2, 0]));
+    assert!(reply.fds.is_empty());
+}
+
+#[test]
+fn g01_g02_g07_device_feature_without_migration() {
+    let (_server, mut peer) = negotiated();
+    peer.request(16, &bytes::words(&[16])).failed(Errno::INVAL);
+    // GET of MIGRATION, with room for its answer.
+    peer.request(16, &bytes::words(&[16, 1 | 1 << 16]))
+        .failed(Errno::NOTSUP);
+    peer.request(17, &bytes::words(&[4096, 8]))
+        .failed(Errno::NOTSUP);
+    peer.is_in_step();
+}

@@ -1,0 +1,19 @@
+//! conformance.md part A against the real binary: what a hostile or odd client can send, one test per row.
+//!
+//! A test is named after its row. Each starts a server of its own with the test device, speaks bytes to it over a real
+//! socket, and in the end shows that the connection is in step or closed, that the server holds no descriptor more
+//! than before, and that it serves the next client.
+
+mod framing;
+mod version;
+mod fds;
+mod dma_map;
+mod dma_unmap;
+mod info;
+mod region;
+mod write_multi;
+mod irqs;
+mod message_dma;
+mod flow;
+mod lifecycle;
+mod support;

@@ -1,0 +1,78 @@
+//! File descriptors of every kind, to be sent.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::event::EventfdFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+
+/// Memory as our own VMM sends it.
+pub(crate) fn memory(size: u64) -> OwnedFd {
+    memory_sealed(size, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+}
+
+pub(crate) fn memory_sealed(size: u64, seals: SealFlags) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("bulkhead-client-memory", flags).expect("memfd");
+    rustix::fs::ftruncate(&fd, size).expect("size");
+    rustix::fs::fcntl_add_seals(&fd, seals).expect("seals");
+    fd
+}
+
+/// The same file with another access mode.
+pub(crate) fn reopened(fd: &OwnedFd, flags: OFlags) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).expect("reopen")
+}
+
+pub(crate) fn eventfd() -> OwnedFd {
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd")
+}
+
+/// How often an eventfd was signalled since the last call.
+pub(crate) fn fired(fd: &OwnedFd) -> u64 {
+    let mut bytes = [0; 8];
+    rustix::io::read(fd, &mut bytes).map_or(0, |_| u64::from_ne_bytes(bytes))
+}
+
+/// Everything that is neither memory nor an eventfd, by name.
+pub(crate) fn strange() -> Vec<(&'static str, OwnedFd)> {
+    let (pipe_read, pipe_write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
+    let (socket, _) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let listening = {
+        let (family, kind) = (
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+        );
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, kind, flags, None).expect("socket");
+        rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new_unnamed()).expect("autobind");
+        rustix::net::listen(&socket, 1).expect("listen");
+        socket
+    };
+    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    );
+    let timer = rustix::time::timerfd_create(
+        rustix::time::TimerfdClockId::Monotonic,
+        rustix::time::TimerfdFlags::CLOEXEC,
+    );
+    let open = |path: &str, flags: OFlags| {
+        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).expect("open")
+    };
+    vec![
+        ("pipe, read end", pipe_read),
+        ("pipe, write end", pipe_write),
+        ("socket", socket.into()),
+        ("listening socket", listening),
+        ("epoll", epoll.expect("epoll")),
+        ("pidfd", pidfd.expect("pidfd")),
+        ("timerfd", timer.expect("timerfd")),
+        ("directory", open("/tmp", OFlags::RDONLY)),
+        ("O_PATH", open("/tmp", OFlags::PATH)),
+        ("/dev/zero", open("/dev/zero", OFlags::RDWR)),
+        ("/proc file", open("/proc/self/status", OFlags::RDONLY)),
+    ]
+}

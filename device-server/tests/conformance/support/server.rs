@@ -1,0 +1,172 @@
+//! The server process, and what the host can see of it.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use sandbox::prepare::{Child, ChildProcess, Ending};
+
+/// How long anything that must happen may take to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running `bulkhead-device-server test`. Killed on drop.
+pub(crate) struct Server {
+    process: ChildProcess,
+    directory: PathBuf,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    pub(crate) fn start_with(options: &[&str]) -> Server {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bulkhead-conformance-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory for the socket");
+        let socket = directory.join("x.sock");
+        let process = spawn(
+            &["--socket", socket.to_str().expect("UTF-8")],
+            options,
+            Vec::new(),
+        );
+        Server { process, directory }
+    }
+
+    /// A server whose one client holds the other end of `stream`.
+    pub(crate) fn start_connected(stream: OwnedFd) -> Server {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!(
+            "bulkhead-connected-{}-{number}",
+            std::process::id()
+        ));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        Server {
+            process: spawn(&["--socket-fd", "9"], &[], vec![(9, stream)]),
+            directory,
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.join("x.sock")
+    }
+
+    /// Descriptors that the process has open.
+    pub(crate) fn fds(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.process.pid());
+        std::fs::read_dir(directory)
+            .expect("the server runs")
+            .count()
+    }
+
+    /// Waits until the process has exactly this many descriptors open.
+    pub(crate) fn settles_at_fds(&self, expected: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.fds() != expected {
+            assert!(
+                Instant::now() < deadline,
+                "{} descriptors, expected {expected}",
+                self.fds()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until a connection is among the descriptors, beside the listening socket.
+    pub(crate) fn serves_a_client(&self) {
+        let directory = format!("/proc/{}/fd", self.process.pid());
+        let sockets = || {
+            let entries = std::fs::read_dir(&directory).expect("the server runs");
+            let targets = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+            targets
+                .filter(|target| target.to_string_lossy().starts_with("socket:"))
+                .count()
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while sockets() < 2 {
+            assert!(Instant::now() < deadline, "nobody accepts");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Resident memory in KiB, at its highest so far.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        self.status_line("VmHWM:")
+    }
+
+    fn status_line(&self, key: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(path).expect("the server runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(key))
+            .expect("in every status file");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|number| number.parse().ok())
+            .expect("a number")
+    }
+
+    /// Mappings of files whose name contains `name`.
+    pub(crate) fn mappings_of(&self, name: &str) -> usize {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.process.pid()));
+        maps.expect("the server runs")
+            .lines()
+            .filter(|line| line.contains(name))
+            .count()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal).expect("signal");
+    }
+
+    /// How the process ended.
+    pub(crate) fn wait(&mut self) -> Ending {
+        self.process
+            .wait(PATIENCE)
+            .expect("wait")
+            .expect("the server ends in time")
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("wait").is_none()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill(PATIENCE);
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Starts the binary and waits until it says that it is ready.
+fn spawn(endpoint: &[&str], options: &[&str], fds: Vec<(i32, OwnedFd)>) -> ChildProcess {
+    let (ready, child_end) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
+    let fixed = ["test", "--ready-fd", "8", "--log-level", "error"];
+    let args = fixed
+        .iter()
+        .chain(endpoint)
+        .chain(options)
+        .map(Into::into)
+        .collect();
+    let program = Path::new(env!("CARGO_BIN_EXE_bulkhead-device-server"));
+    let mut child = Child::new(program, args).fd(8, child_end);
+    for (number, fd) in fds {
+        child = child.fd(number, fd);
+    }
+    let process = child.spawn().expect("the server starts");
+    let mut line = String::new();
+    std::fs::File::from(ready)
+        .read_to_string(&mut line)
+        .expect("the ready line");
+    assert_eq!(line, "{\"ready\":true}\n");
+    process
+}
