@@ -25,6 +25,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     bytes: Vec<u8>,
+    first_byte: Option<Instant>,
     ended: bool,
 }
 
@@ -42,6 +43,9 @@ impl Console {
                 let count = stream.read(&mut buffer).unwrap_or(0);
                 let mut state = lock(&shared);
                 state.ended = count == 0;
+                if count > 0 {
+                    state.first_byte.get_or_insert_with(Instant::now);
+                }
                 state
                     .bytes
                     .extend_from_slice(buffer.get(..count).unwrap_or_default());
@@ -59,6 +63,11 @@ impl Console {
     /// Everything up to now, without carriage returns.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&lock(&self.shared).bytes).replace('\r', "")
+    }
+
+    /// When the first byte came.
+    pub fn first_byte(&self) -> Option<Instant> {
+        lock(&self.shared).first_byte
     }
 
     /// Waits for a whole line that starts with `start`, and gives its rest.

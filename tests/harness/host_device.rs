@@ -15,12 +15,12 @@ pub const E1000E: &str = "0000:00:05.0";
 
 /// One device of the host, by its address.
 #[derive(Debug, Clone, Copy)]
-pub struct HostDevice {
-    address: &'static str,
+pub struct HostDevice<'a> {
+    address: &'a str,
 }
 
-impl HostDevice {
-    pub const fn at(address: &'static str) -> Self {
+impl<'a> HostDevice<'a> {
+    pub const fn at(address: &'a str) -> Self {
         Self { address }
     }
 

@@ -105,7 +105,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // A group keeps its number for as long as it has members: an empty one is not ours any more.
-        if self.group().is_ok_and(|members| members.is_empty()) && matches!(self.child.try_wait(), Ok(Some(_))) {
+        if self.group().is_ok_and(|members| members.is_empty())
+            && matches!(self.child.try_wait(), Ok(Some(_)))
+        {
             return;
         }
         // Errors mean that nobody is left, which is what we want.

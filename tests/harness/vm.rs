@@ -68,6 +68,22 @@ impl Vm {
         self.started.elapsed()
     }
 
+    /// Time from the VMM's start to the first byte on the guest's serial port.
+    pub fn first_byte_after(&self) -> Option<Duration> {
+        let first = self.process.stdout().first_byte()?;
+        Some(first.duration_since(self.started))
+    }
+
+    /// What the guest printed so far.
+    pub fn console(&self) -> String {
+        self.process.stdout().text()
+    }
+
+    /// What the VM's processes logged so far.
+    pub fn log(&self) -> String {
+        self.process.stderr().text()
+    }
+
     /// The process of the VM that a signal should go to, and all others: what the user started.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
