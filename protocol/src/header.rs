@@ -273,6 +273,17 @@ impl Header {
         }
     }
 
+    /// Can this message have brought descriptors? Not one that reports an error, and not a
+    /// DEVICE_GET_REGION_IO_FDS answer without entries.
+    #[must_use]
+    pub fn may_have_fds(&self) -> bool {
+        const IO_FDS_WITHOUT_ENTRIES: u32 = 32;
+        let empty = self.command == CommandCode::DEVICE_GET_REGION_IO_FDS
+            && self.size == IO_FDS_WITHOUT_ENTRIES;
+        let failed = self.message_type() == MessageType::Reply && self.flags.error();
+        self.command.carries_fds(self.message_type()) && !failed && !empty
+    }
+
     /// Bytes behind the header.
     #[must_use]
     pub fn body_bytes(&self) -> usize {

@@ -19,10 +19,15 @@ pub const DATA_XFER_HEAD_BYTES: u32 = 32;
 /// Why bounded: it is the size of the receive buffer; a larger size field ends the connection before the body is read.
 pub const MAX_MESSAGE_BYTES: u32 = MAX_DATA_XFER_BYTES + DATA_XFER_HEAD_BYTES;
 
-/// Bytes asked of the first `recvmsg` of a message.
-/// Source: a 32-byte head and a register of up to 8 bytes, so that an access costs one `recvmsg` on both sides.
+/// Bytes asked of the first `recvmsg` of a request: a head of 32 and a register of 4 bytes.
+/// Source: no well-formed request that carries descriptors is shorter (SET_IRQS has 36 bytes), so a read that goes on
+/// into the next request never leaves in doubt whose descriptors came.
 /// Why bounded: what is read beyond the message belongs to the next one and has to be carried over.
-pub const FIRST_READ_BYTES: usize = 40;
+pub const FIRST_READ_REQUEST_BYTES: usize = 36;
+
+/// Bytes asked of the first `recvmsg` of a reply: a head of 32 and a register of 8 bytes.
+/// Source: no well-formed reply that carries descriptors is shorter (REGION_INFO with areas has more than 48 bytes).
+pub const FIRST_READ_REPLY_BYTES: usize = 40;
 
 /// File descriptors that we take in one message, announced as `max_msg_fds`.
 /// Source: QEMU refuses a server that announces more than 16.
@@ -103,7 +108,7 @@ pub const MAX_IN_FLIGHT: usize = 64;
 
 /// Requests that a server sets aside while it waits for the client's answer to a DMA message.
 /// Why bounded: the client picks how many it sends.
-pub const MAX_STASHED_REQUESTS: usize = 64;
+pub const MAX_STASHED_REQUESTS: usize = 1024;
 
 /// Bytes of the requests that a server sets aside, in total.
 pub const MAX_STASHED_BYTES: usize = 4 << 20;
@@ -133,4 +138,5 @@ const _: () = assert!(
     MAX_REGION_INFO_BYTES as usize
         >= 32 + 16 + 16 * MAX_SPARSE_AREAS + 16 * MAX_REGION_CAPABILITIES
 );
-const _: () = assert!(FIRST_READ_BYTES >= DATA_XFER_HEAD_BYTES as usize + 8);
+const _: () = assert!(FIRST_READ_REQUEST_BYTES == DATA_XFER_HEAD_BYTES as usize + 4);
+const _: () = assert!(FIRST_READ_REPLY_BYTES == DATA_XFER_HEAD_BYTES as usize + 8);

@@ -1,7 +1,10 @@
 //! The client and the server's side of this crate, talking to each other.
 
 #![cfg(test)]
-#![expect(clippy::cast_possible_truncation, reason = "small numbers of this file")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of this file"
+)]
 
 mod peers;
 

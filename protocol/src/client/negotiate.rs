@@ -31,6 +31,7 @@ pub(super) fn connect(socket: OwnedFd, config: ClientConfig) -> Result<Engine, C
         .filter(|time| *time >= Duration::from_millis(1));
     let receive_limits = ReceiveLimits {
         max_message_bytes: limits::MAX_MESSAGE_BYTES,
+        first_read_bytes: limits::FIRST_READ_REPLY_BYTES,
         message_deadline: config.access_deadline,
         blocks_for,
     };

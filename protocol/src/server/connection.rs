@@ -145,6 +145,16 @@ impl Connection {
         self.closed.is_some() || !self.set_aside.is_empty() || self.receiver.has_buffered()
     }
 
+    /// How long the client may still take to send VERSION; `None` once it has. For who polls the socket before
+    /// [`Self::next_event`]: that poll must end by then.
+    #[must_use]
+    pub fn negotiation_time_left(&self) -> Option<Duration> {
+        match self.session {
+            Session::BeforeVersion => Some(self.negotiate_until.remaining().unwrap_or_default()),
+            Session::Negotiated(_) | Session::Closed => None,
+        }
+    }
+
     /// What was agreed; `None` before VERSION.
     #[must_use]
     pub fn agreement(&self) -> Option<&Agreement> {
@@ -333,6 +343,7 @@ fn receive_limits(config: &ServerConfig) -> ReceiveLimits {
             .capabilities
             .max_data_xfer_size
             .saturating_add(limits::DATA_XFER_HEAD_BYTES),
+        first_read_bytes: limits::FIRST_READ_REQUEST_BYTES,
         message_deadline: config.deadlines.message,
         blocks_for: None,
     }

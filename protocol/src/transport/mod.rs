@@ -3,7 +3,7 @@
 //! Spec: vfio-user, "Transport", "Header". Header, body and descriptors leave in one `sendmsg`; the descriptors of a
 //! message are those that came in the same read as its first byte.
 //! Nothing here looks behind the header. Every wait has a deadline; a message has one deadline in total.
-//! Limits: `MAX_MESSAGE_BYTES`, `FIRST_READ_BYTES`, `KERNEL_MAX_FDS`.
+//! Limits: `MAX_MESSAGE_BYTES`, `FIRST_READ_REQUEST_BYTES`, `FIRST_READ_REPLY_BYTES`, `KERNEL_MAX_FDS`.
 
 mod framed;
 mod sender;

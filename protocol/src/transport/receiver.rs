@@ -1,7 +1,7 @@
 //! The reading side: bytes in, whole messages out.
 //!
-//! The first read of a message asks for `FIRST_READ_BYTES`, so that a register access costs one `recvmsg`; the rest
-//! of a longer message is read to its last byte and no further. Bytes of the next message that came along stay.
+//! The first read of a message asks for a little more than a header, so that a register access costs one `recvmsg`;
+//! the rest of a longer message is read to its last byte and no further. Bytes of the next message that came along stay.
 //!
 //! Whose descriptors are they? The kernel ends a read behind the send that carried some, so those that a read returns
 //! were sent with its last bytes: they belong to the last message that starts in this read. If an earlier message
@@ -12,7 +12,7 @@ use super::deadline::Deadline;
 use super::socket::StreamSocket;
 use crate::frame::Frame;
 use crate::header::{Header, HeaderError};
-use crate::limits::{FIRST_READ_BYTES, HEADER_BYTES, KERNEL_MAX_FDS};
+use crate::limits::{HEADER_BYTES, KERNEL_MAX_FDS};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
@@ -75,6 +75,8 @@ pub enum RecvError {
 pub struct ReceiveLimits {
     /// Largest message, in bytes; a larger size field is an error before the body is read.
     pub max_message_bytes: u32,
+    /// What the first read of a message asks for, in bytes; at least a header.
+    pub first_read_bytes: usize,
     /// How long a message may take from its first byte to its last.
     pub message_deadline: Duration,
     /// A blocking read returns after this long: the socket's own timeout. `None`: only when something came.
@@ -109,7 +111,7 @@ impl FrameReceiver {
             socket,
             limits,
             // Zeroed pages are not in memory before they are used.
-            buffer: vec![0; bytes.saturating_add(FIRST_READ_BYTES)],
+            buffer: vec![0; bytes.saturating_add(limits.first_read_bytes)],
             filled: 0,
             consumed: 0,
             fds: Vec::new(),
@@ -223,7 +225,7 @@ impl FrameReceiver {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let already = self.filled;
-        let end = FIRST_READ_BYTES.max(already.saturating_add(1));
+        let end = self.limits.first_read_bytes.max(HEADER_BYTES);
         let flags = self.read(end, &mut control, wait)?;
         let mut fds: Vec<OwnedFd> = Vec::new();
         for message in control.drain() {
@@ -253,7 +255,7 @@ impl FrameReceiver {
                 break;
             };
             let next_starts_too = end < self.filled;
-            let could_own = header.command.carries_fds(header.message_type());
+            let could_own = header.may_have_fds();
             if owner.is_some() && next_starts_too && could_own {
                 return Err(RecvError::FdsAmbiguous);
             }

@@ -1,7 +1,10 @@
 //! Two peers for tests: a raw one that sends exactly the bytes it is told, and a small device behind the server's side.
 //! Every wait ends after `PATIENCE`.
 #![expect(dead_code, reason = "each test file uses a part of it")]
-#![expect(unreachable_pub, reason = "the lint does not know modules that several test files share")]
+#![expect(
+    unreachable_pub,
+    reason = "the lint does not know modules that several test files share"
+)]
 
 pub mod device;
 
