@@ -48,10 +48,13 @@ wait_until grep -q holding /tmp/hold
 # DMA is mapped (2 MiB are locked), and still the server maps nothing and holds no memfd.
 [ "$(field $server VmLck)" = 2048 ] || fail "2 MiB should be locked for DMA"
 no_memfd $server || fail "the server holds client memory"
+! no_memfd $client > /tmp/seen || fail "the check does not see what it looks for"
 kill -9 $client
 vfio-probe fresh /tmp/n.sock
 vfio-probe nvme /tmp/n.sock
 wait_until nothing_held $server
+echo "== a client lets go of a BAR late"
+vfio-probe linger /tmp/n.sock
 echo "== a second server"
 refused "group 1 is served already by pid $server" bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/m.sock
 [ ! -e /tmp/m.sock ] || fail "a socket file is left"
@@ -59,6 +62,17 @@ echo "== the end"
 kill $server
 wait $server
 [ ! -e /tmp/n.sock ] || fail "the socket file is left"
+echo "== a client that never lets go of a BAR ends the service"
+bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/k.sock 2> /tmp/kept.log & server=$!
+vfio-probe keep /tmp/k.sock > /tmp/keep & client=$!
+wait_until grep -q keeping /tmp/keep
+status=0; wait $server || status=$?
+tail -n 2 /tmp/kept.log
+[ $status = 1 ] || fail "the server ended with $status"
+grep -q "still maps a BAR.*pid: $client" /tmp/kept.log || fail "the culprit is not named"
+[ ! -e /tmp/k.sock ] || fail "the socket file is left"
+refused "group 1 is served already by pid $client (vfio-probe)" bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/k.sock
+kill -9 $client
 lab-unbind 0000:00:04.0
 wait_until test -b /dev/nvme0n1
 echo "host has it again"
