@@ -38,7 +38,7 @@ refused() {
 const ONE_CLIENT_AFTER_ANOTHER: &str = r#"
 lab-bind 0000:00:04.0
 bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/n.sock & server=$!
-for check in info fresh filter fresh sleep fresh chunks nvme nvme-intx nvme-unmapped fresh nvme; do
+for check in info fresh filter fresh sleep fresh chunks nvme nvme-intx nvme-bounds fresh nvme; do
     echo "== $check"
     vfio-probe $check /tmp/n.sock
 done
@@ -64,6 +64,7 @@ wait $server
 [ ! -e /tmp/n.sock ] || fail "the socket file is left"
 echo "== a client that never lets go of a BAR ends the service"
 bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/k.sock 2> /tmp/kept.log & server=$!
+touch /tmp/keep
 vfio-probe keep /tmp/k.sock > /tmp/keep & client=$!
 wait_until grep -q keeping /tmp/keep
 status=0; wait $server || status=$?
@@ -262,7 +263,10 @@ fn assert_nvme_worked(output: &str) {
         output,
         "identify: model \"QEMU NVMe Ctrl\", serial \"bulkhead-lab\", by Intx",
     );
-    assert_contains(output, "unmapped: nothing arrived");
+    assert_contains(
+        output,
+        "bounds: nothing arrived; map RAM for DMA: the device server refused DMA_MAP: ",
+    );
     assert_contains(
         output,
         "region 0: size 0x4000, RegionFlags(READ | WRITE | MMAP | CAPS), areas [SparseArea { offset: 0, size: 2000 }]",

@@ -308,3 +308,6 @@ fn target(write: Write<'_>) -> checks::Target {
         needs: RegionFlags::WRITE,
     }
 }
+
+#[cfg(test)]
+mod tests;

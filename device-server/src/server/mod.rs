@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use protocol::messages::version::{Capabilities, TwinSocket};
 use protocol::server::ServerConfig;
 use protocol::{Errno, limits};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::backend::Backend;
@@ -27,6 +27,12 @@ use crate::server::listener::Listener;
 use crate::server::notices::SECURITY;
 use crate::server::session::Session;
 pub use crate::server::shutdown::Shutdown;
+
+/// Pause before a client is accepted again when the host had no descriptor or memory for it.
+const RESOURCE_RETRY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
 
 /// How one device is served.
 #[derive(Debug, Clone)]
@@ -158,10 +164,24 @@ fn next_client(
         if !stop.revents().is_empty() {
             return Ok(None);
         }
-        if let Some(stream) = listener.accept().map_err(failed)? {
-            return Ok(Some(stream));
+        match listener.accept() {
+            Ok(Some(stream)) => return Ok(Some(stream)),
+            Ok(None) => {}
+            // The host is short of something for a moment; the client waits in the backlog.
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
+                tracing::warn!(device = config.device, %errno, "A client cannot be accepted yet");
+                wait_for_resources(shutdown);
+            }
+            Err(errno) => return Err(failed(errno)),
         }
     }
+}
+
+/// Waits a while, or until shutdown is requested.
+fn wait_for_resources(shutdown: &Shutdown) {
+    let mut poll = [PollFd::new(shutdown, PollFlags::IN)];
+    // Whatever ends the wait, the caller looks at everything again.
+    let _ = rustix::event::poll(&mut poll, Some(&RESOURCE_RETRY));
 }
 
 /// One client from its first byte until the device has forgotten it.

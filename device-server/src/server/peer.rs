@@ -5,6 +5,8 @@
 
 use std::os::fd::BorrowedFd;
 
+use rustix::process::Uid;
+
 use crate::server::notices::SECURITY;
 
 /// Whether the process that connected may be served. A refusal is logged.
@@ -16,8 +18,7 @@ pub(super) fn is_allowed(stream: BorrowedFd<'_>, device: &str) -> bool {
             return false;
         }
     };
-    let ours = rustix::process::geteuid();
-    if credentials.uid == ours || credentials.uid.is_root() {
+    if may_connect(credentials.uid, rustix::process::geteuid()) {
         return true;
     }
     tracing::warn!(
@@ -28,4 +29,20 @@ pub(super) fn is_allowed(stream: BorrowedFd<'_>, device: &str) -> bool {
         "Client refused: only the user of this process and root are served"
     );
     false
+}
+
+fn may_connect(client: Uid, ours: Uid) -> bool {
+    client == ours || client.is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v43_only_the_same_user_and_root_may_connect() {
+        let (root, ours, other) = (Uid::ROOT, Uid::from_raw(1000), Uid::from_raw(1001));
+        assert!(may_connect(ours, ours) && may_connect(root, ours) && may_connect(root, root));
+        assert!(!may_connect(other, ours) && !may_connect(ours, root));
+    }
 }

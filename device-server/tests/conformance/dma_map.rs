@@ -168,7 +168,7 @@ fn m25_m33_m34_f14_descriptors_that_are_no_memory_are_refused() {
     let body = bytes::dma_map(32, READ_WRITE, 0, 0x1000, 0x1000);
     for (kind, fd) in descriptors::strange() {
         let reply = peer.request_with(MAP, &body, &[fd.as_fd()]);
-        let errno = Errno::from_raw_os_error(reply.error as i32);
+        let errno = Errno::from_raw_os_error(reply.error.cast_signed());
         assert!(
             matches!(errno, Errno::INVAL | Errno::BADF),
             "{kind}: {errno}"

@@ -90,6 +90,48 @@ fn f09_descriptors_with_half_a_header_are_closed_at_the_end() {
 }
 
 #[test]
+fn f10_full_descriptor_table_is_noticed_and_nothing_leaks() {
+    let server = Server::start();
+    let idle = server.fds();
+    let mut peer = Peer::negotiated(&server);
+    server.allow_more_fds(2);
+    let fd = descriptors::eventfd();
+    peer.send_with(
+        &bytes::message(1, 8, 0, &bytes::set_irqs(4 | 32, 2, 0, 8, &[])),
+        &[fd.as_fd(); 8],
+    );
+    peer.is_closed();
+    server.settles_at_fds(idle);
+    Peer::negotiated(&server).is_in_step();
+}
+
+#[test]
+fn f11_f12_credentials_and_a_second_block_of_descriptors() {
+    let server = Server::start();
+    let mut peer = Peer::negotiated(&server);
+    let before = server.fds();
+    let fd = descriptors::eventfd();
+    let info = bytes::message(7, 4, 0, &bytes::words(&GET_INFO));
+    peer.send_with_credentials(&info, &[fd.as_fd()]);
+    assert_eq!(peer.receive().succeeded().id, 7);
+    // Linux refuses a second SCM_RIGHTS block in one sendmsg: what it lets through is one.
+    peer.send_with_two_blocks(&info, fd.as_fd());
+    peer.is_in_step();
+    assert_eq!(server.fds(), before);
+}
+
+#[test]
+fn f15_every_descriptor_of_the_server_is_close_on_exec() {
+    let server = Server::start();
+    let mut peer = Peer::negotiated(&server);
+    let fds: Vec<_> = (0..16).map(|_| descriptors::eventfd()).collect();
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let body = bytes::set_irqs(4 | 32, 2, 0, 16, &[]);
+    peer.request_with(8, &body, &borrowed).succeeded();
+    assert_eq!(server.fds_that_survive_exec(), Vec::<u32>::new());
+}
+
+#[test]
 fn f13_own_socket_as_descriptor_does_not_keep_the_connection_open() {
     let server = Server::start();
     let idle = server.fds();

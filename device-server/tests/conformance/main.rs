@@ -4,6 +4,13 @@
 //! socket, and in the end shows that the connection is in step or closed, that the server holds no descriptor more
 //! than before, and that it serves the next client.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails, and its numbers are small constants"
+)]
+
 mod framing;
 mod version;
 mod fds;
@@ -16,4 +23,6 @@ mod irqs;
 mod message_dma;
 mod flow;
 mod lifecycle;
+mod start;
+mod log;
 mod support;

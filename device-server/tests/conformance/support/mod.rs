@@ -6,4 +6,4 @@ pub(crate) mod bytes;
 pub(crate) mod descriptors;
 
 pub(crate) use peer::{Peer, Reply};
-pub(crate) use server::Server;
+pub(crate) use server::{PATIENCE, Server};

@@ -73,6 +73,36 @@ impl Peer {
         assert_eq!(sent, Ok(message.len()));
     }
 
+    /// As `send_with`, and says who we are (SCM_CREDENTIALS).
+    pub(crate) fn send_with_credentials(&mut self, message: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8), ScmCredentials(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let ours = rustix::net::UCred {
+            pid: rustix::process::getpid(),
+            uid: rustix::process::getuid(),
+            gid: rustix::process::getgid(),
+        };
+        assert!(control.push(SendAncillaryMessage::ScmCredentials(ours)));
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+        let slices = [IoSlice::new(message)];
+        let sent = sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL);
+        assert_eq!(sent, Ok(message.len()));
+    }
+
+    /// One `sendmsg` with two SCM_RIGHTS blocks; the kernel may refuse it, and then nothing is sent.
+    pub(crate) fn send_with_two_blocks(&mut self, message: &[u8], fd: BorrowedFd<'_>) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8), ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let block = [fd; 2];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&block)));
+        assert!(control.push(SendAncillaryMessage::ScmRights(&block)));
+        let slices = [IoSlice::new(message)];
+        if sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL).is_ok() {
+            self.receive();
+        }
+    }
+
     /// A message id that was not used before.
     pub(crate) fn id(&mut self) -> u16 {
         self.next_id += 1;
@@ -84,7 +114,12 @@ impl Peer {
     }
 
     /// Sends a request and takes the reply, which must be to it.
-    pub(crate) fn request_with(&mut self, command: u16, body: &[u8], fds: &[BorrowedFd<'_>]) -> Reply {
+    pub(crate) fn request_with(
+        &mut self,
+        command: u16,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Reply {
         let id = self.id();
         self.send_with(&bytes::message(id, command, 0, body), fds);
         let reply = self.receive();
@@ -212,7 +247,7 @@ impl Reply {
     #[track_caller]
     pub(crate) fn failed(&self, errno: Errno) {
         assert_eq!(self.flags & 0x3f, 0x21, "{self:?}");
-        assert_eq!(Errno::from_raw_os_error(self.error as i32), errno);
+        assert_eq!(Errno::from_raw_os_error(self.error.cast_signed()), errno);
         assert!(self.body.is_empty(), "an error reply is a header");
         assert!(self.fds.is_empty());
     }

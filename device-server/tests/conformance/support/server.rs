@@ -31,12 +31,25 @@ impl Server {
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).expect("a directory for the socket");
         let socket = directory.join("x.sock");
-        let process = spawn(
-            &["--socket", socket.to_str().expect("UTF-8")],
-            options,
-            Vec::new(),
-        );
+        let endpoint = ["--socket", socket.to_str().expect("UTF-8")];
+        let process = spawn(&endpoint, options, Vec::new());
         Server { process, directory }
+    }
+
+    /// A server whose log goes to a file that can be read as JSON lines.
+    pub(crate) fn start_logged(log: &OwnedFd) -> Server {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bulkhead-logged-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory for the socket");
+        let socket = directory.join("x.sock");
+        let endpoint = ["--socket", socket.to_str().expect("UTF-8")];
+        let options = ["--log-format", "json", "--log-level", "info"];
+        let stderr = log.try_clone().expect("dup");
+        Server {
+            process: spawn(&endpoint, &options, vec![(2, stderr)]),
+            directory,
+        }
     }
 
     /// A server whose one client holds the other end of `stream`.
@@ -76,6 +89,33 @@ impl Server {
             );
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Lets the process open this many descriptors more and no further.
+    pub(crate) fn allow_more_fds(&self, more: u64) {
+        let most = Some(self.fds() as u64 + more);
+        let limit = rustix::process::Rlimit {
+            current: most,
+            maximum: most,
+        };
+        let pid = rustix::process::Pid::from_raw(self.process.pid());
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).expect("prlimit");
+    }
+
+    /// Numbers, above standard error, of descriptors without the close-on-exec flag.
+    pub(crate) fn fds_that_survive_exec(&self) -> Vec<u32> {
+        let directory = format!("/proc/{}/fdinfo", self.process.pid());
+        let entries = std::fs::read_dir(directory).expect("the server runs");
+        let numbers = entries.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let info = std::fs::read_to_string(entry.path()).ok()?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+            let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+            let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+            // O_CLOEXEC in octal, as /proc shows it.
+            (number > 2 && flags & 0o2_000_000 == 0).then_some(number)
+        });
+        numbers.collect()
     }
 
     /// Waits until a connection is among the descriptors, beside the listening socket.
@@ -150,9 +190,14 @@ impl Drop for Server {
 fn spawn(endpoint: &[&str], options: &[&str], fds: Vec<(i32, OwnedFd)>) -> ChildProcess {
     let (ready, child_end) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
-    let fixed = ["test", "--ready-fd", "8", "--log-level", "error"];
-    let args = fixed
+    let quiet: &[&str] = if options.contains(&"--log-level") {
+        &[]
+    } else {
+        &["--log-level", "error"]
+    };
+    let args = ["test", "--ready-fd", "8"]
         .iter()
+        .chain(quiet)
         .chain(endpoint)
         .chain(options)
         .map(Into::into)
