@@ -340,6 +340,15 @@ fn record(plan: &mut Plan, space: Space, item: &Item<'_>, address: u64) {
     }
 }
 
+/// What one function behind a port takes of an address space, packed as [`allocate`] packs it.
+pub fn space_needed(function: &FunctionRequest, space: Space) -> u64 {
+    function
+        .bars
+        .iter()
+        .filter(|bar| space_behind_port(bar.kind) == space)
+        .fold(0, |sum: u64, bar| sum.saturating_add(footprint(bar)))
+}
+
 /// What a decoder takes of its address space; memory in whole pages.
 fn footprint(bar: &BarRequest) -> u64 {
     match bar.kind {

@@ -5,6 +5,8 @@
 //! | `root` | which function a configuration access reaches; who programs the functions before the guest runs |
 //! | `config_access` | how a guest access becomes accesses of one function |
 //! | `root_port` | what a root port's registers do |
+//! | `slot` | what the hot-plug controller of a port does (a pure state machine) |
+//! | `root/hot_plug` | who carries that out in the topology |
 //! | `host_bridge` | what function 00:00.0 is |
 //! | `topology` | which device may sit where |
 //! | `allocate` | which addresses and bus numbers firmware would give |
@@ -16,6 +18,7 @@
 pub mod root;
 mod config_access;
 pub mod root_port;
+pub mod slot;
 pub mod host_bridge;
 pub mod topology;
 pub mod allocate;
@@ -29,5 +32,5 @@ pub use allocate::PciWindows;
 pub use bar::{BarKind, BarRequest};
 pub use function::{IntxRoute, PciFunction};
 pub use intx::intx_gsi;
-pub use root::{PciError, PciHost};
+pub use root::{HotPlugError, PciError, PciHost, SlotServices, SlotState};
 pub use topology::PlaceError;

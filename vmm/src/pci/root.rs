@@ -4,7 +4,7 @@
 //! No lock is held while a function is called: it may need a round trip to its device server.
 //! Limits: one PCI segment, buses 0 to 255, one level of root ports.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::allocate::{
     AllocateError, BarPlan, FunctionRequest, PciWindows, Plan, PortRequest, PortReserve, allocate,
@@ -19,6 +19,10 @@ use super::topology::{Bus, PlaceError, Placed, Topology, devfn};
 use crate::address_space::{AddressSpaces, Overlap};
 use crate::config::place::ROOT_BUS;
 use crate::config::{Place, RootPortConfig};
+
+mod hot_plug;
+
+pub use hot_plug::{HotPlugError, SlotServices, SlotState};
 
 const HEADER_TYPE: u16 = 0x0e;
 const MULTIFUNCTION: u8 = 1 << 7;
@@ -44,6 +48,7 @@ pub enum PciError {
 pub struct PciHost {
     windows: PciWindows,
     tree: RwLock<Tree>,
+    slots: OnceLock<Arc<dyn SlotServices>>,
 }
 
 #[derive(Default)]
@@ -72,7 +77,12 @@ impl PciHost {
     /// A root bus with the host bridge in slot 0, reachable by ECAM and ports.
     pub fn new(windows: PciWindows, spaces: &AddressSpaces) -> Result<Arc<PciHost>, PciError> {
         let tree = RwLock::new(Tree::default());
-        let host = Arc::new(PciHost { windows, tree });
+        let slots = OnceLock::new();
+        let host = Arc::new(PciHost {
+            windows,
+            tree,
+            slots,
+        });
         spaces
             .mmio
             .insert(windows.ecam, Arc::new(Ecam(Arc::downgrade(&host))))?;
@@ -123,7 +133,7 @@ impl PciHost {
             None => intx::route_on_root_bus(place.slot),
         };
         if let Some(port) = port {
-            port.registers.set_present(true);
+            port.registers.occupy_at_power_on();
         }
         drop(tree);
         function.placed(route);
@@ -165,6 +175,9 @@ impl PciHost {
             .work();
         for (_, _, function) in &work.functions {
             function.reset();
+        }
+        for port in &work.ports {
+            self.settle(port);
         }
     }
 
@@ -209,6 +222,9 @@ impl PciHost {
         for function in self.after_bus_reset(index) {
             function.reset();
         }
+        if let Some(port) = self.port(index) {
+            self.settle(&port);
+        }
     }
 
     /// What must be reset because the guest has just reset the bus behind a port.
@@ -235,7 +251,10 @@ impl PciHost {
                 .ports
                 .iter()
                 .position(|port| port.registers.buses().0 == bus)?;
-            tree.functions.ports().get(port)?.at(devfn)?
+            // Nothing behind a port without link can be reached.
+            let linked = tree.ports.get(port)?.registers.slot().link_active();
+            let bus = tree.functions.ports().get(port).filter(|_| linked)?;
+            bus.at(devfn)?
         };
         let port = if bus == 0 {
             tree.ports.iter().position(|port| port.devfn == devfn)

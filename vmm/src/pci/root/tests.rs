@@ -26,7 +26,7 @@ const WINDOWS: PciWindows = PciWindows {
 };
 
 /// Remembers widths of accesses, and lets all of its configuration space be written.
-struct Recorder {
+pub(super) struct Recorder {
     id: String,
     space: Mutex<ConfigSpace>,
     seen: Mutex<Vec<(u16, usize)>>,
@@ -36,7 +36,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn new(id: &str, bars: &[BarRequest]) -> Arc<Recorder> {
+    pub(super) fn new(id: &str, bars: &[BarRequest]) -> Arc<Recorder> {
         let mut space = ConfigSpace::new();
         space.allow(0, &[0xff; 4096]);
         space.set(0, &[0x34, 0x12, 0x78, 0x56]);
@@ -88,9 +88,9 @@ fn place(bus: &str, slot: u8, function: u8, multifunction: bool) -> Place {
     }
 }
 
-struct Machine {
+pub(super) struct Machine {
     spaces: AddressSpaces,
-    host: Arc<PciHost>,
+    pub(super) host: Arc<PciHost>,
 }
 
 impl Machine {
@@ -100,7 +100,7 @@ impl Machine {
         Machine { spaces, host }
     }
 
-    fn with_port() -> Machine {
+    pub(super) fn with_port() -> Machine {
         let machine = Machine::new();
         let place = place("pcie.0", 1, 0, false);
         machine

@@ -24,6 +24,7 @@ pub(super) const WINDOW_IS_64_BIT: u8 = 1;
 pub(super) const COMMAND_IO: u16 = 1 << 0;
 pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 pub(super) const COMMAND_MASTER: u16 = 1 << 2;
+pub(super) const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// I/O, memory, master, parity, SERR, INTx disable.
 pub(super) const COMMAND_WRITABLE: u16 = 0x0547;
 pub(super) const STATUS_CLEARED_BY_ONE: u16 = 0xf900;
@@ -65,8 +66,10 @@ pub(super) const LNKCTL_WRITABLE: u16 = 0x00cb;
 pub(super) const LNKSTA_SPEED_16GT: u16 = 4;
 pub(super) const LNKSTA_WIDTH_X16: u16 = 16 << 4;
 pub(super) const LNKSTA_DLLLA: u16 = 1 << 13;
+pub(super) const SLTCTL: u16 = 0x18;
 pub(super) const SLTCAP_NUMBER_SHIFT: u32 = 19;
-pub(super) const SLTSTA_PDS: u16 = 1 << 6;
+/// Attention button, power controller, both indicators, surprise removal, hot-plug.
+pub(super) const SLTCAP_HOT_PLUG: u32 = 0x7b;
 /// System error enables, PME interrupt enable.
 pub(super) const ROOTCTL_WRITABLE: u16 = 0x000f;
 pub(super) const ROOTSTA_PME: u32 = 1 << 16;
@@ -78,5 +81,9 @@ pub(super) const LNKCTL2_WRITABLE: u16 = 0x000f;
 // PCI Local Bus 3.0 §6.8.1: MSI with a 64-bit address and one message.
 pub(super) const CAPABILITY_MSI: u8 = 0x05;
 pub(super) const MSI_64_BIT_BODY_BYTES: usize = 12;
+pub(super) const MSI_CONTROL: u16 = 2;
+pub(super) const MSI_ADDRESS: u16 = 4;
+pub(super) const MSI_ADDRESS_UPPER: u16 = 8;
+pub(super) const MSI_DATA: u16 = 12;
 pub(super) const MSI_CONTROL_64_BIT: u16 = 1 << 7;
 pub(super) const MSI_CONTROL_ENABLE: u16 = 1 << 0;

@@ -56,16 +56,45 @@ fn closed_windows_have_their_base_above_their_limit() {
 }
 
 #[test]
-fn presence_shows_in_slot_and_link_status_and_survives_reset() {
+fn device_at_power_on_shows_in_slot_and_link_status_and_survives_reset() {
     let port = RootPort::new("pcie.1", 5);
     let express = 0x40;
-    port.set_present(true);
+    assert_eq!(read32(&port, express + 0x18) >> 16 & 0x40, 0);
+    port.occupy_at_power_on();
     port.reset();
     assert_eq!(read32(&port, express + 0x18) >> 16 & 0x40, 0x40);
     assert_eq!(read32(&port, express + 0x10) >> 16 & 0x2000, 0x2000);
     assert_eq!(read32(&port, express + 0x14) >> 19, 5);
-    port.set_present(false);
-    assert_eq!(read32(&port, express + 0x18) >> 16 & 0x40, 0);
+}
+
+#[test]
+fn write_of_slot_control_completes_the_command_and_slot_status_is_cleared_by_ones() {
+    let port = RootPort::new("pcie.1", 1);
+    let (control, status) = (0x58, 0x5a);
+    port.config_write(control, &0x0020u16.to_le_bytes());
+    assert_eq!(read32(&port, control), 0x0010_0020);
+    port.config_write(status, &0x0010u16.to_le_bytes());
+    assert_eq!(read32(&port, control), 0x0000_0020);
+}
+
+#[test]
+fn eject_of_a_driven_slot_asks_for_an_interrupt_by_the_message_the_guest_programmed() {
+    let port = RootPort::new("pcie.1", 1);
+    port.occupy_at_power_on();
+    // Hot-plug interrupt, attention button; power indicator on.
+    port.config_write(0x58, &0x0121u16.to_le_bytes());
+    let msi = 0x40 + 0x3c;
+    port.config_write(msi + 4, &0xfee0_1000u32.to_le_bytes());
+    port.config_write(msi + 12, &0x4031u16.to_le_bytes());
+    port.config_write(msi + 2, &1u16.to_le_bytes());
+    port.slot_event(Event::EjectRequested);
+    assert_eq!(port.take_actions(), [Action::StartTimer, Action::Interrupt]);
+    let message = PortInterrupt::Message {
+        address: 0xfee0_1000,
+        data: 0x4031,
+    };
+    assert_eq!(port.interrupt(), message);
+    assert_eq!(port.take_actions(), []);
 }
 
 #[test]
@@ -87,5 +116,5 @@ fn guest_cannot_write_identity_or_status() {
     port.config_write(0, &[0xff; 4]);
     port.config_write(0x54, &[0xff; 4]);
     assert_eq!(read32(&port, 0), before);
-    assert_eq!(read32(&port, 0x54), 1 << 19);
+    assert_eq!(read32(&port, 0x54), 1 << 19 | 0x7b);
 }
