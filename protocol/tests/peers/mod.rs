@@ -7,6 +7,7 @@
 )]
 
 pub mod device;
+pub mod script;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -202,6 +203,39 @@ impl RawPeer {
         let reply = self.ask(0, 1, &version_body(0, 0, json));
         assert_eq!(reply.errno(), 0);
         reply
+    }
+
+    /// Answers a request with success.
+    pub fn answer(&self, request: &Received, body: &[u8]) {
+        self.send(&message(request.id, request.command, REPLY, body));
+    }
+
+    /// Answers a request with an error, the header alone.
+    pub fn refuse(&self, request: &Received, errno: u32) {
+        let (id, command) = (request.id, request.command);
+        self.send(&sized(id, command, 16, REPLY | ERROR, errno, &[]));
+    }
+
+    /// Answers a REGION_READ with zeroes, as often as one comes.
+    pub fn serve_reads(&self) {
+        while let Some(request) = self.try_recv() {
+            if request.command == 9 {
+                let count = u32::from_ne_bytes(request.body[12..16].try_into().unwrap());
+                let mut body = request.body.clone();
+                body.resize(16 + count as usize, 0);
+                self.answer(&request, &body);
+            } else {
+                self.refuse(&request, 22);
+            }
+        }
+    }
+
+    /// Plays a server: takes VERSION and answers it with everything that there is.
+    pub fn accept(&self) {
+        let version = self.recv();
+        assert_eq!(version.command, 1);
+        let json = r#"{"capabilities":{"max_msg_fds":16,"write_multiple":true}}"#;
+        self.answer(&version, &version_body(0, 1, json));
     }
 
     /// A read that every device here answers: proves that the stream is in step.
