@@ -2,7 +2,7 @@
 
 Every artifact is built in a scratch folder and renamed into place, under one lock, so a killed or a second
 lab never sees half of one. An artifact's name carries a digest of what it is made from: a changed recipe
-builds a new one and deletes the old.
+builds a new one. What no lab used for UNUSED_S is deleted.
 """
 
 import contextlib
@@ -12,10 +12,13 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 
 from report import LabError, progress
 
 LOCK_FILE = "lock"
+DIGEST_CHARACTERS = 12
+UNUSED_S = 14 * 24 * 3600
 
 
 class Cache:
@@ -37,23 +40,58 @@ class Cache:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    @contextlib.contextmanager
+    def scratch(self):
+        """A folder for one run. It is locked as long as the run lives, so that the next run can delete what a
+        killed one left behind."""
+        runs = self.folder / "runs"
+        with self.locked():
+            runs.mkdir(exist_ok=True)
+            for old in runs.iterdir():
+                sweep(old)
+            folder = pathlib.Path(tempfile.mkdtemp(dir=runs))
+            lock = open(folder / LOCK_FILE, "w")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+            lock.close()
+
     def artifact(self, name, recipe, build):
         """The path of `name`; calls build(scratch path) when there is none made from `recipe`."""
-        digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:DIGEST_CHARACTERS]
         path = self.folder / f"{name}-{digest}"
         if path.exists():
+            os.utime(path)
             return path
-        with tempfile.TemporaryDirectory(prefix="building-", dir=self.folder) as scratch:
-            made = pathlib.Path(scratch) / "made"
-            build(made)
-            for old in self.folder.glob(f"{name}-{'[0-9a-f]' * 12}"):
-                remove(old)
-            os.rename(made, path)
+        made = self.folder / "building"
+        remove(made)  # of a lab that was killed
+        build(made)
+        os.rename(made, path)
+        os.utime(path)
+        self._delete_unused()
         return path
+
+    def _delete_unused(self):
+        # Not at once: another checkout of the project may have the older recipe and use the older artifact now.
+        for path in self.folder.glob(f"*-{'[0-9a-f]' * DIGEST_CHARACTERS}"):
+            if time.time() - path.stat().st_mtime > UNUSED_S:
+                remove(path)
+
+
+def sweep(folder):
+    """Deletes the scratch folder of a run that is over."""
+    with open(folder / LOCK_FILE, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder)
 
 
 def remove(path):
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -39,10 +39,14 @@ GUEST_SPARE_MODULES = (
 )
 
 
-def download(suite, meta_package, root):
-    """Unpacks the kernel of a packages.Suite into the folder `root`."""
+def download(suite, meta_package, wanted, root):
+    """Unpacks the kernel of a packages.Suite into the folder `root`, with no other modules than `wanted` need."""
     # The meta package needs linux-image-VERSION, which newer releases split into linux-binary and linux-modules.
     suite.unpack(suite.closure([meta_package], r"linux-(image|binary|modules)-"), root)
+    kept = {module.name for module in modules(root, wanted)}
+    for path in pathlib.Path(root).rglob("*.ko*"):
+        if module_name(path) not in kept:
+            path.unlink()
 
 
 def image(root):
@@ -100,6 +104,13 @@ def vmlinux(bzimage):
     if elf[:4] != b"\x7fELF":
         raise LabError(f"{bzimage} holds something else than an ELF kernel")
     return elf
+
+
+def modules_of(version):
+    """All modules that the lab may want of one kernel."""
+    wanted = LAB_MODULES if version in LAB_KERNELS else ()
+    wanted += GUEST_MODULES if version in (GUEST_KERNEL, GUEST_KERNEL_GENERIC) else ()
+    return wanted + (GUEST_SPARE_MODULES if version == GUEST_KERNEL_GENERIC else ())
 
 
 def module_name(path):

@@ -43,6 +43,7 @@ not start, with the reason on stderr.
 examples:
   scripts/lab -- sh -c 'lab-bind 0000:00:04.0; ls /dev/vfio; lspci -nnk'
   scripts/lab --kernel 6.1 --iommu none -- bulkhead-device-server host list
+  scripts/lab --qemu-arg -netdev --qemu-arg user,id=n,restrict=on --device igb,netdev=n,addr=6 -- lspci
   scripts/lab --device pcie-root-port,id=rp,chassis=1,addr=8 --device edu,bus=rp -- lspci -tv
   scripts/lab --shell
 """
@@ -55,7 +56,7 @@ def parse(arguments, root):
     if "--" in words:
         cut = words.index("--")
         words, command = words[:cut], words[cut + 1:]
-    options = parser().parse_args(words)
+    options = parser().parse_args(joined(words))
     options.command = command
     if options.shell == bool(command):
         raise LabError("say what to run: -- COMMAND..., or --shell for a prompt (and not both)")
@@ -75,15 +76,26 @@ def parse(arguments, root):
     return options
 
 
+def joined(words):
+    """--qemu-arg -drive as --qemu-arg=-drive: argparse would take the value for an option."""
+    result = []
+    for word in words:
+        if result and result[-1] in ("--qemu-arg", "--device"):
+            result[-1] += f"={word}"
+        else:
+            result.append(word)
+    return result
+
+
 def parser():
     made = argparse.ArgumentParser(
         prog="scripts/lab", description=HELP, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="scripts/lab [OPTION]... (-- COMMAND... | --shell)", allow_abbrev=False,
     )
-    made.add_argument("--kernel", choices=LAB_KERNELS, default="6.12", help="the machine's kernel, Debian's cloud kernel (default: %(default)s)")
+    made.add_argument("--kernel", choices=LAB_KERNELS, default="6.1", help="the machine's kernel, Debian's cloud kernel (default: %(default)s)")
     made.add_argument("--iommu", choices=IOMMUS, default="intel", help="intel-no-ir has no interrupt remapping (default: %(default)s)")
     made.add_argument("--device", metavar="STRING", action="append", default=[], help="one more QEMU -device; may be repeated")
-    made.add_argument("--qemu-arg", metavar="ARG", action="append", default=[], help="one more QEMU argument, for what a device needs; may be repeated (--qemu-arg=-drive --qemu-arg=file=x,...)")
+    made.add_argument("--qemu-arg", metavar="ARG", action="append", default=[], help="one more QEMU argument, for what a device needs; may be repeated")
     made.add_argument("--cpus", type=between(1, 64), default=2, metavar="N", help="default: %(default)s")
     made.add_argument("--memory", type=between(512, 1 << 20), default=3072, metavar="MIB", help="default: %(default)s")
     made.add_argument("--copy-in", type=pathlib.Path, metavar="PATH", action="append", default=[], help="put a file or folder into /lab/in, with the libraries it needs; may be repeated")

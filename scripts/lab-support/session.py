@@ -28,6 +28,7 @@ PR_SET_PDEATHSIG = 1
 FOREVER = float("inf")
 LONGEST_WAIT_S = 3600  # the loop looks at its deadlines at least this often
 
+EXIT_REFUSED = 2
 EXIT_DIED = 125
 EXIT_TIMEOUT = 124
 
@@ -158,7 +159,8 @@ class Session:
         if not self._ready and time.monotonic() >= self._end:
             raise LabError(f"the timeout of {self._options.timeout} s ended before the lab machine was up", EXIT_TIMEOUT)
         if process.returncode:
-            raise LabError(f"QEMU ended with status {process.returncode}: {self._qemu_says()}", EXIT_DIED)
+            status = EXIT_DIED if self._ready else EXIT_REFUSED
+            raise LabError(f"QEMU ended with status {process.returncode}: {self._qemu_says()}", status)
         when = "while the command ran" if self._ready else "before it was up"
         raise LabError(f"the lab machine ended {when}{console_tail()}", EXIT_DIED)
 

@@ -31,9 +31,10 @@ class Shelf:
     def kernel(self, version):
         """A folder with the unpacked packages of a kernel."""
         suite, meta_package = kernels.SOURCES[version]
+        wanted = kernels.modules_of(version)
         return self._cache.artifact(
-            f"kernel-{version}", (suite, meta_package),
-            lambda folder: kernels.download(self._suite(suite), meta_package, folder),
+            f"kernel-{version}", (suite, meta_package, wanted),
+            lambda folder: kernels.download(self._suite(suite), meta_package, wanted, folder),
         )
 
     def vmlinux(self, kernel):
