@@ -40,13 +40,13 @@ fn run(arguments: &[String]) -> Result<()> {
         ["chunks", socket] => checks::chunks(&connect(socket)?),
         ["nvme", socket] => nvme::identify(&connect(socket)?, nvme::Interrupt::Msix),
         ["nvme-intx", socket] => nvme::identify(&connect(socket)?, nvme::Interrupt::Intx),
-        ["nvme-unmapped", socket] => nvme::identify_into_unmapped(&connect(socket)?),
+        ["nvme-bounds", socket] => nvme::identify_out_of_bounds(&connect(socket)?),
         ["hold", socket] => nvme::hold(&connect(socket)?),
         ["linger", socket] => linger(socket),
         ["keep", socket] => keep(socket),
         ["shared", first, second] => checks::shared_group(&connect(first)?, &connect(second)?),
         _ => bail!(
-            "usage: vfio-probe info|fresh|filter|sleep|chunks|nvme|nvme-intx|nvme-unmapped|hold|linger|keep SOCKET, or shared SOCKET \
+            "usage: vfio-probe info|fresh|filter|sleep|chunks|nvme|nvme-intx|nvme-bounds|hold|linger|keep SOCKET, or shared SOCKET \
              SOCKET"
         ),
     }

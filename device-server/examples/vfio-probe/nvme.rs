@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use device_server::dma::mapping::Mapping;
-use protocol::{Client, Iova, IovaRange, IrqAction, IrqIndex, RegionIndex};
+use protocol::{Client, DmaMapFlags, Iova, IovaRange, IrqAction, IrqIndex, RegionIndex};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use vm_memory::Bytes;
 
@@ -77,21 +77,34 @@ pub(crate) fn identify(client: &Client, kind: Interrupt) -> Result<()> {
     Ok(())
 }
 
-/// A transfer to an address that is not mapped must not arrive anywhere, and must not take the server down.
-pub(crate) fn identify_into_unmapped(client: &Client) -> Result<()> {
+/// A transfer to memory that is not mapped, or mapped for reading only, must not arrive, nor take the server down.
+pub(crate) fn identify_out_of_bounds(client: &Client) -> Result<()> {
     let mut controller = Controller::start(client, Interrupt::Msix)?;
-    // The controller may report an error or (QEMU's does) success: what counts is that no byte arrives.
-    match controller.identify(0x7_0000_0000) {
-        Ok(data) => ensure!(
-            data == vec![0; 4096],
-            "a transfer to unmapped memory arrived in mapped memory"
-        ),
-        Err(error) => println!("unmapped: {error:#}"),
+    let read_only = Ram::new(0x2_0000_0000, RAM_BYTES)?;
+    read_only.map_for(client, DmaMapFlags::READ)?;
+    for address in [0x7_0000_0000, 0x2_0000_0000] {
+        // The controller may report an error or (QEMU's does) success: what counts is that no byte arrives.
+        match controller.identify(address) {
+            Ok(data) => ensure!(
+                data == vec![0; 4096],
+                "a transfer to {address:#x} arrived elsewhere"
+            ),
+            Err(error) => println!("bounds: {address:#x}: {error:#}"),
+        }
     }
-    println!("unmapped: nothing arrived");
+    ensure!(
+        read_only.read(0, 4096)? == vec![0; 4096],
+        "the device wrote to memory mapped for reading"
+    );
+    let interrupt_window = Ram::new(0xfee0_0000, 0x1000)?;
+    let error = interrupt_window
+        .map(client)
+        .err()
+        .context("the interrupt window could be mapped")?;
+    println!("bounds: nothing arrived; {error:#}");
     client
         .region_read(RegionIndex::CONFIG, 0, &mut [0; 4])
-        .context("the server after a DMA fault")
+        .context("the server after DMA faults")
 }
 
 /// Sets everything going, says so, and waits to be killed.

@@ -31,9 +31,13 @@ impl Ram {
         Ok(Ram { fd, mapping, range })
     }
 
-    /// DMA_MAP.
+    /// DMA_MAP for reading and writing.
     pub(crate) fn map(&self, client: &Client) -> Result<()> {
-        let flags = DmaMapFlags::READ | DmaMapFlags::WRITE;
+        self.map_for(client, DmaMapFlags::READ | DmaMapFlags::WRITE)
+    }
+
+    /// DMA_MAP.
+    pub(crate) fn map_for(&self, client: &Client, flags: DmaMapFlags) -> Result<()> {
         client
             .dma_map(self.range, flags, Some((self.fd.as_fd(), 0)))
             .context("map RAM for DMA")

@@ -36,12 +36,37 @@ pub(super) trait Iommu: Send {
 #[derive(Debug)]
 pub(super) struct Type1 {
     container: OwnedFd,
+    /// What the log has explained already.
+    reported: Vec<Errno>,
 }
 
 impl Type1 {
     /// The container of an open group.
     pub(super) fn new(container: OwnedFd) -> Type1 {
-        Type1 { container }
+        Type1 {
+            container,
+            reported: Vec::new(),
+        }
+    }
+
+    /// Explains a failure to the operator: each kind once, since a client can repeat it at will.
+    fn report(&mut self, errno: Errno, range: IovaRange) {
+        if self.reported.contains(&errno) {
+            return;
+        }
+        self.reported.push(errno);
+        let hint = match errno {
+            Errno::NOMEM => {
+                "raise the locked memory limit (RLIMIT_MEMLOCK, ulimit -l) above the guest's memory"
+            }
+            Errno::INVAL => "the IOMMU cannot map these addresses",
+            Errno::EXIST => "these addresses are mapped already",
+            Errno::NOSPC => "the container has no room for more maps",
+            _ => "see the kernel's log",
+        };
+        let address = format_args!("{:#x}", range.start().0);
+        let bytes = range.len();
+        tracing::error!(%address, bytes, %errno, hint, "Map client memory for DMA; this kind is not logged again");
     }
 }
 
@@ -54,19 +79,9 @@ impl Iommu for Type1 {
             flags |= VFIO_DMA_MAP_FLAG_READ;
         }
         let mapping = Mapping::new(fd.as_fd(), map.file_offset, map.range, writable)?;
-        ioctls::map_dma(self.container.as_fd(), &mapping, map.range, flags).map_err(|error| {
-            let hint = match Errno::from_io_error(&error) {
-                Some(Errno::NOMEM) => {
-                    "raise the memory lock limit (RLIMIT_MEMLOCK) to more than the guest's memory"
-                }
-                Some(Errno::INVAL) => "the IOMMU cannot map these addresses",
-                Some(Errno::EXIST) => "another session of this IOMMU group mapped these addresses",
-                Some(Errno::NOSPC) => "the container has no room for more maps",
-                _ => "see the kernel's log",
-            };
-            tracing::error!(range = ?map.range, %error, hint, "Map client memory for DMA");
-            Errno::from_io_error(&error).unwrap_or(Errno::IO)
-        })
+        ioctls::map_dma(self.container.as_fd(), &mapping, map.range, flags)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            .inspect_err(|errno| self.report(*errno, map.range))
     }
 
     fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {

@@ -315,7 +315,7 @@ fn call(
     match device.set_irqs(header, payload) {
         Ok(0) => Ok(()),
         Ok(available) => {
-            tracing::warn!(
+            tracing::debug!(
                 ?header,
                 available,
                 "Bind interrupts: the host has fewer vectors"
