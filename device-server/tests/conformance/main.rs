@@ -23,6 +23,7 @@ mod irqs;
 mod message_dma;
 mod flow;
 mod lifecycle;
+mod client;
 mod start;
 mod log;
 mod support;

@@ -113,6 +113,10 @@ fn errno(result: Result<Reply<'_>, Refused>) -> Errno {
     result.map(drop).expect_err("refused").bad.errno
 }
 
+fn done(result: Result<Reply<'_>, Refused>) {
+    result.map(drop).expect("done");
+}
+
 fn read(region: u32, offset: u64, count: u32) -> Command<'static> {
     Command::RegionRead(RegionAccess {
         region: RegionIndex(region),
@@ -207,11 +211,7 @@ fn l08_l09_reset_that_is_not_there_or_fails() {
 fn q13_disabling_an_index_without_vectors_succeeds_and_does_nothing() {
     let mut device = Recorder::new();
     let mut dispatcher = Dispatcher::new(&mut device, 4);
-    assert!(
-        dispatcher
-            .dispatch(irqs(IrqIndex::INTX, 0, 0, IrqAction::Trigger))
-            .is_ok()
-    );
+    done(dispatcher.dispatch(irqs(IrqIndex::INTX, 0, 0, IrqAction::Trigger)));
     assert_eq!(
         errno(dispatcher.dispatch(irqs(IrqIndex::INTX, 0, 1, IrqAction::Trigger))),
         Errno::INVAL
@@ -227,11 +227,7 @@ fn q36_mask_of_an_index_that_cannot_be_masked_is_refused() {
         errno(dispatcher.dispatch(irqs(IrqIndex::MSIX, 0, 1, IrqAction::Mask))),
         Errno::INVAL
     );
-    assert!(
-        dispatcher
-            .dispatch(irqs(IrqIndex::MSIX, 0, 4, IrqAction::Trigger))
-            .is_ok()
-    );
+    done(dispatcher.dispatch(irqs(IrqIndex::MSIX, 0, 4, IrqAction::Trigger)));
     assert_eq!(
         errno(dispatcher.dispatch(irqs(IrqIndex::MSIX, 1, 4, IrqAction::Trigger))),
         Errno::INVAL
@@ -243,8 +239,8 @@ fn q36_mask_of_an_index_that_cannot_be_masked_is_refused() {
 fn m36_maps_beyond_the_maximum_do_not_reach_the_device() {
     let mut device = Recorder::new();
     let mut dispatcher = Dispatcher::new(&mut device, 2);
-    assert!(dispatcher.dispatch(map(0x1000, None)).is_ok());
-    assert!(dispatcher.dispatch(map(0x2000, None)).is_ok());
+    done(dispatcher.dispatch(map(0x1000, None)));
+    done(dispatcher.dispatch(map(0x2000, None)));
     assert_eq!(errno(dispatcher.dispatch(map(0x3000, None))), Errno::NOSPC);
     assert_eq!(errno(dispatcher.dispatch(map(0x1000, None))), Errno::EXIST);
     assert_eq!(device.calls, ["map 0x1000..0x2000", "map 0x2000..0x3000"]);
@@ -296,11 +292,7 @@ fn x07_multi_write_with_one_bad_entry_does_nothing() {
     };
     let refused = dispatcher.region_write_multi([good, bad, good].into_iter(), &mut NoMessages);
     assert_eq!(errno(refused), Errno::INVAL);
-    assert!(
-        dispatcher
-            .region_write_multi([good, good].into_iter(), &mut NoMessages)
-            .is_ok()
-    );
+    done(dispatcher.region_write_multi([good, good].into_iter(), &mut NoMessages));
     assert_eq!(device.calls, ["write BAR2 0 [1]", "write BAR2 0 [1]"]);
 }
 
