@@ -96,3 +96,18 @@ fn anything_but_a_memfd_is_refused() {
         );
     }
 }
+
+#[test]
+fn m35_huge_page_memory_must_be_mapped_in_whole_huge_pages() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    // A kernel without huge pages cannot be asked.
+    let Ok(fd) = rustix::fs::memfd_create("huge", flags | MemfdFlags::HUGE_2MB) else {
+        return;
+    };
+    rustix::fs::ftruncate(&fd, 4 << 20).expect("size");
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).expect("seal");
+    assert_eq!(check(&fd, 0, 2 << 20, RW), Ok(()));
+    assert_eq!(check(&fd, 2 << 20, 2 << 20, RW), Ok(()));
+    assert_eq!(check(&fd, 0x1000, 2 << 20, RW), Err(Errno::INVAL));
+    assert_eq!(check(&fd, 0, 0x1000, RW), Err(Errno::INVAL));
+}
