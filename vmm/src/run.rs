@@ -22,6 +22,7 @@ use crate::machine::{acpi, cpuid, power};
 use crate::memory::layout::{self, GuestLayout, LayoutError};
 use crate::memory::ram::{GuestRam, RamError};
 use crate::pci::{PciError, PciHost, PciWindows};
+use crate::vfio_user::VmServices;
 
 pub use self::devices::DeviceError;
 use self::devices::Devices;
@@ -178,7 +179,8 @@ impl Board {
             pio: layout::PIO,
         };
         let pci = PciHost::new(windows, &spaces)?;
-        let devices = Devices::attach(config, inherited.devices, &pci, &vm, &spaces, &ram)?;
+        let services = VmServices::new(&vm, &spaces, &ram, windows);
+        let devices = Devices::attach(config, inherited.devices, &pci, &services)?;
         stages.reached("devices-attached");
         // 4. The vCPUs, stopped.
         let limit = vm.max_vcpus();

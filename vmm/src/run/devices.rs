@@ -5,14 +5,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::address_space::AddressSpaces;
-use crate::config::{Config, DeviceConfig};
-use crate::event_loop::EventLoop;
-use crate::kvm::{MemoryFaultHandler, Vm};
-use crate::memory::ram::GuestRam;
+use crate::config::{Config, DeviceConfig, VfioCommon};
+use crate::event_loop::{EventLoop, Handler, Interest, Token};
+use crate::kvm::MemoryFaultHandler;
 use crate::pci::{PciError, PciHost};
+use crate::vfio_user::{self, AttachError, VfioUserFunction, VmServices};
 
 /// A device cannot be attached.
 #[derive(Debug, thiserror::Error)]
@@ -23,45 +22,110 @@ pub enum DeviceError {
     /// It cannot be put into its place.
     #[error(transparent)]
     Pci(#[from] PciError),
+    /// Its server, or what it says.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
 }
 
 /// All passed devices.
 #[derive(Debug)]
 pub(super) struct Devices {
-    vm: Arc<Vm>,
+    functions: Vec<Arc<VfioUserFunction>>,
 }
 
 impl Devices {
     /// Root ports first, whatever the order of the command line: a device may come before its bus.
     pub(super) fn attach(
         config: &Config,
-        _sockets: Vec<(String, OwnedFd)>,
+        mut sockets: Vec<(String, OwnedFd)>,
         pci: &Arc<PciHost>,
-        vm: &Arc<Vm>,
-        _spaces: &Arc<AddressSpaces>,
-        _ram: &Arc<GuestRam>,
+        services: &VmServices,
     ) -> Result<Arc<Devices>, DeviceError> {
         for device in &config.devices {
             if let DeviceConfig::RootPort(port) = device {
                 pci.add_root_port(port)?;
             }
         }
-        if let Some(device) = config.devices.iter().find(|device| device.vfio().is_some()) {
-            return Err(DeviceError::NoSocket(device.id().to_owned()));
+        let mut devices = Devices {
+            functions: Vec::new(),
+        };
+        for common in config.devices.iter().filter_map(DeviceConfig::vfio) {
+            let index = sockets.iter().position(|(id, _)| *id == common.id);
+            let (_, socket) =
+                sockets.swap_remove(index.ok_or_else(|| DeviceError::NoSocket(common.id.clone()))?);
+            if let Err(error) = devices.add(socket, common, pci, services) {
+                devices.release();
+                return Err(error);
+            }
         }
-        Ok(Arc::new(Devices { vm: Arc::clone(vm) }))
+        Ok(Arc::new(devices))
     }
 
-    pub(super) fn watch(&self, _events: &EventLoop) -> io::Result<()> {
+    fn add(
+        &mut self,
+        socket: OwnedFd,
+        common: &VfioCommon,
+        pci: &PciHost,
+        services: &VmServices,
+    ) -> Result<(), DeviceError> {
+        let function = vfio_user::attach(socket, common, services)?;
+        self.functions.push(Arc::clone(&function));
+        Ok(pci.plug(&common.place, function)?)
+    }
+
+    /// Serves what the device servers ask, and notices when one is gone.
+    pub(super) fn watch(&self, events: &EventLoop) -> io::Result<()> {
+        for function in &self.functions {
+            let watch = Arc::new(Watch {
+                function: Arc::clone(function),
+                token: Mutex::new(None),
+            });
+            let token = events.add(
+                function.poll_fd(),
+                Interest::Readable,
+                Arc::<Watch>::clone(&watch) as _,
+            )?;
+            *watch.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        }
         Ok(())
     }
 
-    pub(super) fn release(&self) {}
+    /// Lets all devices go.
+    pub(super) fn release(&self) {
+        self.functions.iter().for_each(|function| function.detach());
+    }
 }
 
 impl MemoryFaultHandler for Devices {
-    fn drop_lost_mappings(&self, _gpa: Option<u64>) -> bool {
-        let before = self.vm.memory_slots().count();
-        self.vm.memory_slots().count() < before
+    fn drop_lost_mappings(&self, gpa: Option<u64>) -> bool {
+        // Each of them is asked: without an address it may be any.
+        self.functions
+            .iter()
+            .filter(|function| function.drop_lost_mappings(gpa))
+            .count()
+            > 0
+    }
+}
+
+/// Looks after one device's connection.
+struct Watch {
+    function: Arc<VfioUserFunction>,
+    token: Mutex<Option<Token>>,
+}
+
+impl Handler for Watch {
+    fn ready(&self, events: &EventLoop) {
+        if self.function.service() {
+            return;
+        }
+        // Lost: a closed connection stays readable for ever.
+        if let Some(token) = self
+            .token
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            events.remove(token);
+        }
     }
 }

@@ -1,0 +1,159 @@
+//! Attaching a device: from a connected socket to a function that can be plugged into the topology.
+//!
+//! The steps are numbered; if one fails, those before it are undone: mappings are unmapped, and the end of the connection makes
+//! the server forget everything else.
+
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use protocol::RegionFlags;
+use protocol::client::{Client, ClientConfig, ClientError};
+
+use super::VmServices;
+use super::bars::{Area, BarMap, MapError, map_areas};
+use super::config::DeviceConfig;
+use super::describe::{DescribeError, Description, describe, pending_bytes, table_bytes};
+use super::dma::{DmaError, RamAccess, map_ram};
+use super::function::{Parts, VfioUserFunction};
+use super::interrupts::Interrupts;
+use crate::config::{BarMmap, VfioCommon};
+use crate::pci::bar::{BarError, ROM};
+
+/// A device cannot be attached.
+#[derive(Debug, thiserror::Error)]
+#[error("Attach device {id}")]
+pub struct AttachError {
+    /// Its id.
+    pub id: String,
+    /// Why.
+    #[source]
+    pub cause: AttachCause,
+}
+
+/// Why a device cannot be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachCause {
+    /// No vfio-user server answers.
+    #[error("agree with its server on the vfio-user protocol")]
+    Connect(#[source] ClientError),
+    /// What it says makes no sense.
+    #[error("the device makes no sense")]
+    Describe(#[source] DescribeError),
+    /// It cannot be reset.
+    #[error(
+        "it cannot be reset, so a guest would leave its traces to the next; add allow-no-reset=on to take it all the same"
+    )]
+    NoReset,
+    /// Its BARs make no sense.
+    #[error("its BARs make no sense")]
+    Bars(#[source] BarError),
+    /// A BAR area cannot be mapped.
+    #[error("map its BARs (bar-mmap=off does without)")]
+    Map(#[source] MapError),
+    /// It cannot reach guest RAM.
+    #[error("give it the guest's memory")]
+    Dma(#[source] DmaError),
+}
+
+/// Attaches the device behind `socket`.
+pub fn attach(
+    socket: OwnedFd,
+    common: &VfioCommon,
+    services: &VmServices,
+) -> Result<Arc<VfioUserFunction>, AttachError> {
+    steps(socket, common, services).map_err(|cause| AttachError {
+        id: common.id.clone(),
+        cause,
+    })
+}
+
+fn steps(
+    socket: OwnedFd,
+    common: &VfioCommon,
+    services: &VmServices,
+) -> Result<Arc<VfioUserFunction>, AttachCause> {
+    // 1. Version and capabilities. The client closes the connection when it is dropped, so every error below does.
+    let mut config = ClientConfig::standard();
+    config.dma_handler = Some(Arc::new(RamAccess(Arc::clone(&services.ram))));
+    let client = Arc::new(Client::connect(socket, config).map_err(AttachCause::Connect)?);
+    // 2. What the device is, and whether that makes sense.
+    let description = describe(&client).map_err(AttachCause::Describe)?;
+    if !description.info.reset && !common.allow_no_reset {
+        return Err(AttachCause::NoReset);
+    }
+    // 3. The registers that we keep for it, from a copy of its configuration space.
+    let has_intx = description.irqs.intx.count > 0;
+    let Description {
+        copy,
+        bars,
+        capabilities,
+        ..
+    } = &description;
+    let registers =
+        DeviceConfig::new(copy, bars, capabilities, has_intx).map_err(AttachCause::Bars)?;
+    // 4. Guest RAM, all of it, before a guest byte can reach the device.
+    map_ram(&client, &services.ram).map_err(AttachCause::Dma)?;
+    // 5. BAR areas. Their descriptors are closed when this returns.
+    let reset = description.info.reset;
+    let (msix, irqs) = (description.capabilities.msix, description.irqs);
+    let areas = match common.bar_mmap {
+        BarMmap::On => map_all(description).map_err(AttachCause::Map)?,
+        BarMmap::Off => Vec::new(),
+    };
+    let VmServices {
+        vm,
+        spaces,
+        windows,
+        ..
+    } = services;
+    let bars = BarMap::new(
+        &common.id,
+        Arc::clone(vm),
+        Arc::clone(spaces),
+        *windows,
+        areas,
+    );
+    // 6. Interrupts: nothing is wired before the guest asks for it.
+    let interrupts = Interrupts::new(&common.id, Arc::clone(&client), Arc::clone(vm), irqs);
+    let id = common.id.clone();
+    let parts = Parts {
+        id,
+        client,
+        can_reset: reset,
+        msix,
+        interrupts,
+        bars,
+        config: registers,
+    };
+    Ok(VfioUserFunction::new(parts))
+}
+
+fn map_all(description: Description) -> Result<Vec<Area>, MapError> {
+    let mut reserved: Vec<(u8, Range<u64>)> = Vec::new();
+    if let Some(layout) = &description.capabilities.msix {
+        let range = |start: u64, len: u64| start..start + len;
+        reserved.push((
+            layout.table.bar,
+            range(layout.table.offset, table_bytes(layout)),
+        ));
+        reserved.push((
+            layout.pending.bar,
+            range(layout.pending.offset, pending_bytes(layout)),
+        ));
+    }
+    let mut areas = Vec::new();
+    for region in description.regions {
+        let [bar, ..] = region.index.0.to_le_bytes();
+        if bar >= ROM || !region.flags.contains(RegionFlags::MMAP) {
+            continue;
+        }
+        let of_bar: Vec<Range<u64>> = reserved
+            .iter()
+            .filter(|(owner, _)| *owner == bar)
+            .map(|(_, range)| range.clone())
+            .collect();
+        areas.extend(map_areas(region, &of_bar)?);
+    }
+    Ok(areas)
+}

@@ -1,0 +1,464 @@
+//! The device as a PCI function of the guest: configuration space, BAR accesses, reset, loss.
+//!
+//! Order: what a guest write takes away (a BAR that stops to decode) goes before the device hears of the write; what it
+//! adds comes after. So the guest never reaches memory that the device does not answer for. The same holds around a
+//! function-level reset, a power-down and a guest reset.
+//!
+//! Locks: `config`, `table` and `bars` are held for our own state only, never across a request. A trapped BAR access takes
+//! none around its request. `turn` orders configuration writes and resets of one device, and `interrupts` its SET_IRQS;
+//! both are held across requests. The server does them one after another in any case, and each has a deadline.
+//! Order of taking: `turn`, `interrupts`, then `bars`, `table` or `config`.
+//!
+//! A lost device (the server is gone or has broken the rules): its BARs and mappings go at once, reads give ones,
+//! writes are dropped, one line says why. The VM lives on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use protocol::RegionIndex;
+use protocol::client::{Client, ClientError, LostCause, MessageCounters};
+
+use super::bars::BarMap;
+use super::capabilities::MsixLayout;
+use super::config::{DeviceConfig, InterruptMode, Written};
+use super::describe::{pending_bytes, table_bytes};
+use super::interrupts::Interrupts;
+use super::msix::{self, MsixTable};
+use crate::address_space::Trap;
+use crate::kvm::Gsi;
+use crate::one_line::one_line;
+use crate::pci::{BarRequest, IntxRoute, PciFunction};
+
+const COMMAND: u64 = 0x04;
+
+/// A device behind a vfio-user socket, in the guest's topology.
+pub struct VfioUserFunction {
+    me: Weak<VfioUserFunction>,
+    id: String,
+    client: Arc<Client>,
+    can_reset: bool,
+    msix: Option<MsixLayout>,
+    turn: Mutex<()>,
+    interrupts: Mutex<Interrupts>,
+    bars: Mutex<BarMap>,
+    table: Mutex<MsixTable>,
+    config: Mutex<DeviceConfig>,
+    is_lost: AtomicBool,
+}
+
+/// What `attach.rs` puts together.
+pub(super) struct Parts {
+    pub(super) id: String,
+    pub(super) client: Arc<Client>,
+    pub(super) can_reset: bool,
+    pub(super) msix: Option<MsixLayout>,
+    pub(super) interrupts: Interrupts,
+    pub(super) bars: BarMap,
+    pub(super) config: DeviceConfig,
+}
+
+impl VfioUserFunction {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let vectors = parts.msix.map_or(0, |layout| layout.vectors);
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            id: parts.id,
+            client: parts.client,
+            can_reset: parts.can_reset,
+            msix: parts.msix,
+            turn: Mutex::new(()),
+            interrupts: Mutex::new(parts.interrupts),
+            bars: Mutex::new(parts.bars),
+            table: Mutex::new(MsixTable::new(vectors)),
+            config: Mutex::new(parts.config),
+            is_lost: AtomicBool::new(false),
+        })
+    }
+
+    /// Readable when [`Self::service`] must be called.
+    pub fn poll_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.client.poll_fd()
+    }
+
+    /// Serves the server's requests and notices when it is gone. False once the device is lost: take the descriptor out
+    /// of the event loop.
+    pub fn service(&self) -> bool {
+        let served = self.client.service();
+        self.notice_loss();
+        served.is_ok()
+    }
+
+    /// Why the device is lost, if it is.
+    pub fn lost(&self) -> Option<LostCause> {
+        self.client.lost()
+    }
+
+    /// Messages so far.
+    pub fn counters(&self) -> MessageCounters {
+        self.client.counters()
+    }
+
+    /// How many BAR areas the guest reaches without an exit now.
+    pub fn mapped_areas(&self) -> usize {
+        lock(&self.bars).slot_count()
+    }
+
+    /// KVM cannot reach the memory behind a slot: takes this device's slots at `gpa` away (all if it is not known), so
+    /// that the access comes again as a trapped one. True if there were any.
+    pub fn drop_lost_mappings(&self, gpa: Option<u64>) -> bool {
+        let dropped = lock(&self.bars).unmap_slots(gpa);
+        if dropped {
+            tracing::warn!(
+                device = self.id,
+                "BAR memory cannot be reached; accesses are trapped until it decodes anew"
+            );
+        }
+        dropped
+    }
+
+    /// Lets the device go: interrupts off, BARs out of the guest, guest memory taken back, connection closed.
+    /// When this returns, this process holds nothing of the device any more.
+    pub fn detach(&self) {
+        let _turn = lock(&self.turn);
+        lock(&self.interrupts).stop();
+        lock(&self.bars).release();
+        if self.client.lost().is_none()
+            && let Err(error) = self.client.dma_unmap_all()
+        {
+            // The memory counts as shared until the server has seen the end of the connection, which comes next.
+            tracing::debug!(
+                device = self.id,
+                error = one_line(&error),
+                "guest memory not unmapped"
+            );
+        }
+        self.is_lost.store(true, Ordering::Release);
+        self.client.shutdown();
+    }
+
+    fn trap(&self, bar: u8) -> Arc<dyn Trap> {
+        Arc::new(BarTrap {
+            function: Weak::clone(&self.me),
+            bar,
+        })
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    /// Call without any lock held.
+    fn notice_loss(&self) {
+        let Some(cause) = self.client.lost() else {
+            return;
+        };
+        if self.is_lost.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::error!(device = self.id, cause = %cause, "device lost: reads give ones, writes are dropped");
+        lock(&self.bars).release();
+        lock(&self.interrupts).stop();
+    }
+
+    /// A guest access of a BAR, split where the MSI-X table and its pending bits begin and end.
+    fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let (part, end) = self.part(bar, at);
+            let len = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(rest.len());
+            let (piece, more) = rest.split_at_mut(len);
+            match part {
+                Part::Device => self.region_read(RegionIndex(u32::from(bar)), at, piece),
+                Part::Table(start) => lock(&self.table).read(at - start, piece),
+                Part::Pending(start) => {
+                    let interrupts = lock(&self.interrupts);
+                    msix::read_pending(at - start, piece, |vector| interrupts.pending(vector));
+                }
+            }
+            (at, rest) = (end, more);
+        }
+    }
+
+    fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        let (mut at, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let (part, end) = self.part(bar, at);
+            let len = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(rest.len());
+            let (piece, more) = rest.split_at(len);
+            match part {
+                Part::Device => {
+                    let region = RegionIndex(u32::from(bar));
+                    self.sent("write a BAR", self.client.region_write(region, at, piece));
+                }
+                Part::Table(start) => {
+                    let touched = lock(&self.table).write(at - start, piece);
+                    self.sync_vectors(touched);
+                }
+                // Pending bits are read-only.
+                Part::Pending(_) => {}
+            }
+            (at, rest) = (end, more);
+        }
+        self.notice_loss();
+    }
+
+    /// Who answers at `offset` of a BAR, and where that ends.
+    fn part(&self, bar: u8, offset: u64) -> (Part, u64) {
+        let Some(layout) = &self.msix else {
+            return (Part::Device, u64::MAX);
+        };
+        let mut end = u64::MAX;
+        let places = [
+            (layout.table, table_bytes(layout), true),
+            (layout.pending, pending_bytes(layout), false),
+        ];
+        for (place, len, is_table) in places {
+            if place.bar != bar {
+                continue;
+            }
+            let (start, stop) = (place.offset, place.offset + len);
+            if (start..stop).contains(&offset) {
+                return (
+                    if is_table {
+                        Part::Table(start)
+                    } else {
+                        Part::Pending(start)
+                    },
+                    stop,
+                );
+            }
+            if start > offset {
+                end = end.min(start);
+            }
+        }
+        (Part::Device, end)
+    }
+
+    fn region_read(&self, region: RegionIndex, offset: u64, data: &mut [u8]) {
+        let result = self.client.region_read(region, offset, data);
+        if result.is_err() || self.is_lost() {
+            data.fill(0xff);
+        }
+        self.sent("read", result);
+    }
+
+    /// Notes an answer: a refusal concerns the guest's access only, a loss the whole device. True if it succeeded.
+    fn sent(&self, what: &'static str, result: Result<(), ClientError>) -> bool {
+        let Err(error) = result else { return true };
+        if !self.is_lost() && self.client.lost().is_none() {
+            tracing::debug!(
+                device = self.id,
+                what,
+                error = one_line(&error),
+                "access failed"
+            );
+        }
+        false
+    }
+
+    fn sync_vectors(&self, touched: std::ops::Range<u32>) {
+        let mut interrupts = lock(&self.interrupts);
+        let mode = lock(&self.config).interrupt_mode();
+        if let InterruptMode::Msix { mask_all } = mode {
+            let table = lock(&self.table).clone();
+            interrupts.sync_msix(touched, mask_all, &table);
+        }
+    }
+
+    fn sync_interrupts(&self) {
+        if self.is_lost() {
+            return;
+        }
+        let mut interrupts = lock(&self.interrupts);
+        let mode = lock(&self.config).interrupt_mode();
+        let table = self.msix.map(|_| lock(&self.table).clone());
+        interrupts.sync(&mode, table.as_ref());
+    }
+
+    fn sync_bars(&self) {
+        let mut bars = lock(&self.bars);
+        // Under the lock of the map: a device that is lost in between has lost its areas, or loses them next.
+        let wanted = if self.is_lost() {
+            Vec::new()
+        } else {
+            lock(&self.config).decoded()
+        };
+        bars.apply(&wanted, |bar| self.trap(bar));
+    }
+
+    fn forward(&self, written: &Written) {
+        for (offset, bytes) in &written.forward {
+            let offset = u64::from(*offset);
+            let result = if written.function_reset {
+                self.client
+                    .region_write_slow(RegionIndex::CONFIG, offset, bytes)
+            } else {
+                self.client.region_write(RegionIndex::CONFIG, offset, bytes)
+            };
+            self.sent("write configuration space", result);
+        }
+    }
+
+    /// Everything of ours back to power-on: nothing decodes, no interrupts.
+    fn power_on(&self) {
+        lock(&self.config).reset();
+        lock(&self.bars).retain(&[]);
+        *lock(&self.table) = MsixTable::new(self.msix.map_or(0, |layout| layout.vectors));
+        self.sync_interrupts();
+    }
+}
+
+impl PciFunction for VfioUserFunction {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        if self.is_lost() {
+            return;
+        }
+        let (from_device, pending) = {
+            let config = lock(&self.config);
+            (
+                config.needs_device(offset, data.len()),
+                config.msi_pending_at(offset, data.len()),
+            )
+        };
+        if from_device {
+            self.region_read(RegionIndex::CONFIG, u64::from(offset), data);
+            self.notice_loss();
+        }
+        if let Some(at) = pending {
+            let interrupts = lock(&self.interrupts);
+            let bits = (0..32)
+                .filter(|vector| interrupts.pending(*vector))
+                .fold(0u32, |bits, bit| bits | 1 << bit);
+            drop(interrupts);
+            lock(&self.config).show_msi_pending(at, bits);
+        }
+        if !self.is_lost() {
+            lock(&self.config).overlay(offset, data);
+        }
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        if self.is_lost() {
+            return;
+        }
+        let turn = lock(&self.turn);
+        let (written, decoded) = {
+            let mut config = lock(&self.config);
+            (config.write(offset, data), config.decoded())
+        };
+        if written.function_reset {
+            self.power_on();
+        } else if written.decode {
+            lock(&self.bars).retain(&decoded);
+        }
+        self.forward(&written);
+        if written.decode && !written.function_reset {
+            self.sync_bars();
+        }
+        if written.interrupts && !written.function_reset {
+            self.sync_interrupts();
+        }
+        drop(turn);
+        self.notice_loss();
+    }
+
+    fn bars(&self) -> Vec<BarRequest> {
+        lock(&self.config).requests()
+    }
+
+    fn placed(&self, route: IntxRoute) {
+        let pin = lock(&self.config).pin();
+        if let Some(gsi) = pin.and_then(|pin| route.gsi.get(usize::from(pin))) {
+            lock(&self.interrupts).place_pin(Gsi(*gsi));
+        }
+    }
+
+    fn reset(&self) {
+        let turn = lock(&self.turn);
+        // 1. The guest reaches nothing of the device, and hears nothing of it.
+        self.power_on();
+        if !self.is_lost() {
+            // 2. No DMA, no decoding; the reset brings back what was set before it.
+            let off = self
+                .client
+                .region_write(RegionIndex::CONFIG, COMMAND, &[0, 0]);
+            self.sent("turn off", off);
+            // 3. The device itself.
+            if !self.can_reset {
+                tracing::warn!(
+                    device = self.id,
+                    "the guest was reset, the device cannot be: it keeps its state"
+                );
+            } else if let Err(error) = self.client.reset() {
+                tracing::error!(
+                    device = self.id,
+                    error = one_line(&error),
+                    "device not reset with the guest"
+                );
+            }
+        }
+        drop(turn);
+        self.notice_loss();
+    }
+}
+
+impl std::fmt::Debug for VfioUserFunction {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("VfioUserFunction")
+            .field("id", &self.id)
+            .field("lost", &self.lost())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who answers in a BAR; with where the table or the pending bits start.
+enum Part {
+    Device,
+    Table(u64),
+    Pending(u64),
+}
+
+/// Answers trapped accesses of one BAR.
+struct BarTrap {
+    function: Weak<VfioUserFunction>,
+    bar: u8,
+}
+
+impl Trap for BarTrap {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match self
+            .function
+            .upgrade()
+            .filter(|function| !function.is_lost())
+        {
+            Some(function) => {
+                function.bar_read(self.bar, offset, data);
+                function.notice_loss();
+            }
+            None => data.fill(0xff),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(function) = self
+            .function
+            .upgrade()
+            .filter(|function| !function.is_lost())
+        {
+            function.bar_write(self.bar, offset, data);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
