@@ -50,13 +50,13 @@ class Cache:
             for old in runs.iterdir():
                 sweep(old)
             folder = pathlib.Path(tempfile.mkdtemp(dir=runs))
-            lock = open(folder / LOCK_FILE, "w")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(held, fcntl.LOCK_EX)
         try:
             yield folder
         finally:
             shutil.rmtree(folder)
-            lock.close()
+            os.close(held)
 
     def artifact(self, name, recipe, build):
         """The path of `name`; calls build(scratch path) when there is none made from `recipe`."""
@@ -81,13 +81,14 @@ class Cache:
 
 
 def sweep(folder):
-    """Deletes the scratch folder of a run that is over."""
-    with open(folder / LOCK_FILE, "w") as lock:
+    """Deletes the scratch folder of a run that is over; one that is held, or just gone, is left alone."""
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        shutil.rmtree(folder)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(held)
 
 
 def remove(path):
