@@ -2,6 +2,9 @@
 //!
 //! The order of the modules is the order of their layers: a module uses only modules below it.
 
+pub mod run;
+pub mod machine;
+pub mod vfio_user;
 pub mod pci;
 pub mod kvm;
 pub mod memory;
