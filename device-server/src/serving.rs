@@ -124,3 +124,6 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     let texts: Vec<String> = causes.map(ToString::to_string).collect();
     texts.join(": ").replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests;

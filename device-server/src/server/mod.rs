@@ -15,9 +15,10 @@ pub mod shutdown;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use protocol::messages::version::{Capabilities, TwinSocket};
-use protocol::server::ServerConfig;
+use protocol::server::{ServerConfig, ServerDeadlines};
 use protocol::{Errno, limits};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -34,6 +35,10 @@ const RESOURCE_RETRY: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
+/// How long the client of an inherited connection may take to say VERSION. It keeps nobody else waiting, and a VMM that
+/// was started together with this process may first have to provide the memory of a large guest.
+const INHERITED_NEGOTIATION: Duration = Duration::from_secs(300);
+
 /// How one device is served.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
@@ -41,6 +46,8 @@ pub struct ServeConfig {
     pub device: String,
     /// DMA maps that a client may have at the same time.
     pub max_dma_maps: u32,
+    /// How long a client may take to say VERSION.
+    pub negotiation: Duration,
     /// Let a client have a second socket for the messages by which the device reaches its memory.
     pub twin_socket: bool,
 }
@@ -83,6 +90,7 @@ impl ServeConfig {
         ServeConfig {
             device,
             max_dma_maps: limits::MAX_DMA_MAPS,
+            negotiation: limits::NEGOTIATION_DEADLINE,
             twin_socket,
         }
     }
@@ -98,9 +106,14 @@ impl ServeConfig {
             twin_socket,
             ..Capabilities::OURS
         };
+        let standard = ServerConfig::standard();
+        let deadlines = ServerDeadlines {
+            negotiation: self.negotiation,
+            ..standard.deadlines
+        };
         ServerConfig {
             capabilities,
-            ..ServerConfig::standard()
+            deadlines,
         }
     }
 }
@@ -129,7 +142,13 @@ pub fn serve(
     shutdown: &Shutdown,
 ) -> Result<(), ServeError> {
     match source {
-        Source::Connected(stream) => serve_client(stream, &mut *backend, config, shutdown),
+        Source::Connected(stream) => {
+            let patient = ServeConfig {
+                negotiation: INHERITED_NEGOTIATION,
+                ..config.clone()
+            };
+            serve_client(stream, &mut *backend, &patient, shutdown)
+        }
         Source::Listening(listener) => {
             while let Some(stream) = next_client(&listener, config, shutdown)? {
                 if peer::is_allowed(stream.as_fd(), &config.device) {

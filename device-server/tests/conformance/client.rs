@@ -59,7 +59,7 @@ fn device_is_described_and_its_memory_shared() {
     assert!(info.reset && info.pci && info.num_regions == 9 && info.num_irqs == 5);
     let region = client.region_info(RegionIndex::BAR0).expect("BAR0");
     assert!(region.flags.contains(RegionFlags::MMAP));
-    assert_eq!((region.size, region.areas.len()), (16384, 1));
+    assert_eq!((region.size, region.areas.len()), (2 << 20, 1));
     let memory = region.fd.expect("a descriptor");
     rustix::io::pwrite(&memory, b"by mapping", 0x100).expect("write");
     let mut data = [0; 10];

@@ -117,6 +117,30 @@ fn m14_offset_that_overflows_is_refused() {
 }
 
 #[test]
+fn m15_offset_without_descriptor_is_ignored() {
+    let server = Server::start();
+    let mut peer = Peer::negotiated(&server);
+    peer.request(MAP, &bytes::dma_map(32, 3, 0x5000, 0x1000, 0x1000))
+        .succeeded();
+    peer.unmap(0x1000, 0x1000).succeeded();
+}
+
+#[test]
+fn m41_map_whose_reply_cannot_be_sent_is_undone() {
+    let server = Server::start();
+    let idle = server.fds();
+    for _ in 0..20 {
+        let mut peer = Peer::negotiated(&server);
+        let body = bytes::dma_map(32, 3, 0, 0x1000, 0x1000);
+        let memory = descriptors::memory(0x1000);
+        peer.send_with(&bytes::message(1, MAP, 0, &body), &[memory.as_fd()]);
+    }
+    Peer::negotiated(&server).is_in_step();
+    server.settles_at_fds(idle);
+    assert_eq!(server.mappings_of("bulkhead-client-memory"), 0);
+}
+
+#[test]
 fn m16_m17_m18_overlaps_are_refused_and_neighbours_accepted() {
     let server = Server::start();
     let mut peer = Peer::negotiated(&server);

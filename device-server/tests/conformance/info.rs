@@ -68,7 +68,7 @@ fn i07_i09_without_room_for_all_areas_there_is_none_and_no_descriptor() {
         let reply = peer.request(REGION_INFO, &bytes::region_info(argsz, 0));
         assert_eq!(
             reply.succeeded().body,
-            bytes::words(&[FULL_BYTES, 7, 0, 0, 16384, 0, 0, 0])
+            bytes::words(&[FULL_BYTES, 7, 0, 0, 2 << 20, 0, 0, 0])
         );
         assert!(reply.fds.is_empty());
     }
@@ -79,9 +79,9 @@ fn i08_i10_with_room_there_are_areas_and_one_descriptor() {
     let (_server, mut peer) = negotiated();
     for argsz in [FULL_BYTES, u32::MAX] {
         let reply = peer.request(REGION_INFO, &bytes::region_info(argsz, 0));
-        let head = [FULL_BYTES, 15, 0, 32, 16384, 0, 0, 0];
+        let head = [FULL_BYTES, 15, 0, 32, 2 << 20, 0, 0, 0];
         let capability = [1 | 1 << 16, 0, 1, 0];
-        let area = [0, 0, 16384, 0];
+        let area = [0, 0, 2 << 20, 0];
         assert_eq!(
             reply.succeeded().body,
             bytes::words(&[&head[..], &capability, &area].concat())

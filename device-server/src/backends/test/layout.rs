@@ -20,8 +20,8 @@ pub(super) const REGISTER_BAR: RegionIndex = RegionIndex::BAR2;
 /// The first registers once more, as I/O ports.
 pub(super) const IO_BAR: RegionIndex = RegionIndex::BAR4;
 
-/// Bytes of BAR0.
-pub(super) const MAPPED_BAR_BYTES: u32 = 16 << 10;
+/// Bytes of BAR0: more than fits into one message.
+pub(super) const MAPPED_BAR_BYTES: u32 = 2 << 20;
 /// Bytes of BAR1.
 pub(super) const TABLE_BAR_BYTES: u32 = 4 << 10;
 /// Bytes of BAR2.

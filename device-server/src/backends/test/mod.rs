@@ -101,12 +101,13 @@ impl TestDevice {
         self.intx.drive(level && !self.config.intx_disabled());
     }
 
-    fn power_on(&mut self) {
+    fn power_on(&mut self) -> Result<(), Errno> {
         self.config = ConfigSpace::new();
-        self.mapped.clear();
+        self.mapped.clear()?;
         self.table = TableMemory::new();
         self.registers.reset();
         self.drive_intx();
+        Ok(())
     }
 
     fn write_registers(&mut self, offset: u64, data: &[u8], messages: &mut dyn MessageDma) {
@@ -162,7 +163,7 @@ impl Backend for TestDevice {
             RegionIndex::CONFIG => {
                 match self.config.write(offset, data)? {
                     ConfigEffect::None => self.drive_intx(),
-                    ConfigEffect::FunctionLevelReset => self.power_on(),
+                    ConfigEffect::FunctionLevelReset => self.power_on()?,
                 }
                 Ok(())
             }
@@ -193,8 +194,7 @@ impl Backend for TestDevice {
     }
 
     fn reset(&mut self) -> Result<(), Errno> {
-        self.power_on();
-        Ok(())
+        self.power_on()
     }
 
     fn client_gone(&mut self) -> Result<(), Errno> {
@@ -204,8 +204,7 @@ impl Backend for TestDevice {
         // The old client may still have the old memory mapped: the next one gets another.
         self.mapped = MappedMemory::new()?;
         self.description = layout::describe(self.mapped.share()?);
-        self.power_on();
-        Ok(())
+        self.power_on()
     }
 
     fn event_source(&mut self) -> Option<&mut dyn EventSource> {

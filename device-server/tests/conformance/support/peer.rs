@@ -154,6 +154,7 @@ impl Peer {
                 Ok(message) if message.bytes == 0 => break,
                 Ok(message) => filled += message.bytes,
                 Err(Errno::CONNRESET) => break,
+                Err(Errno::INTR) => {}
                 Err(errno) => panic!("waited for a message: {errno}"),
             }
             for message in control.drain() {
