@@ -3,6 +3,11 @@
 //! BAR0 is 4 KiB of memory. A write of 4 bytes to `DMA_DOORBELL` makes it read that many bytes at `DMA_SOURCE` in
 //! client memory by messages and write them back one page further. It keeps what it was told in a `Log`.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of this file"
+)]
+
 use protocol::messages::dma::DmaUnmap;
 use protocol::messages::region::RegionAccess;
 use protocol::messages::region_info::RegionInfoReply;
