@@ -47,7 +47,9 @@ fn n09_flood_of_one_client_does_not_starve_another_device() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let batch = posted_write().repeat(500);
-            while !stop.load(Ordering::Relaxed) && flood.write_all(&batch).is_ok() {}
+            while !stop.load(Ordering::Relaxed) {
+                flood.write_all(&batch).expect("flood");
+            }
         });
         for _ in 0..200 {
             let started = Instant::now();
@@ -69,7 +71,7 @@ fn stop_ends_sessions_that_wait_for_their_client() {
     let started = Instant::now();
     serving.stop(Duration::from_secs(10)).expect("it ends");
     assert!(started.elapsed() < Duration::from_secs(5));
-    assert!(client.device_info().is_err());
+    client.device_info().expect_err("the connection is over");
 }
 
 #[test]
