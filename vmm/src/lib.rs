@@ -3,6 +3,7 @@
 //! The order of the modules is the order of their layers: a module uses only modules below it.
 
 pub mod run;
+pub mod qmp;
 pub mod machine;
 pub mod vfio_user;
 pub mod pci;

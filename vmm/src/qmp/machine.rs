@@ -1,0 +1,81 @@
+//! What QMP asks of the machine. The traits stand here, where they are called; `run` implements them.
+
+use serde_json::{Map, Value};
+
+use super::errors::QmpError;
+
+/// Whether the processors run, in QMP's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// They run.
+    Running,
+    /// `stop` was asked for.
+    Paused,
+    /// The machine is ending.
+    Shutdown,
+}
+
+impl RunState {
+    /// Every state, as it is spelled on the wire.
+    pub const NAMES: [&'static str; 3] = ["running", "paused", "shutdown"];
+
+    /// As it is spelled on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Running => "running",
+            RunState::Paused => "paused",
+            RunState::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Starting and stopping.
+pub trait RunControl: Send + Sync {
+    /// Whether the processors run.
+    fn state(&self) -> RunState;
+    /// Stops the processors; when this returns, none runs. Sends STOP.
+    fn stop(&self) -> Result<(), QmpError>;
+    /// Lets them run again. Sends RESUME.
+    fn resume(&self) -> Result<(), QmpError>;
+    /// Resets the machine as the guest would.
+    fn reset(&self) -> Result<(), QmpError>;
+    /// Presses the ACPI power button. Sends POWERDOWN.
+    fn power_down(&self) -> Result<(), QmpError>;
+    /// Ends the process, after the answer is on its way.
+    fn quit(&self);
+}
+
+/// One virtual processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its index, from 0.
+    pub index: u32,
+    /// The host thread that runs it.
+    pub thread_id: i32,
+}
+
+/// What the machine consists of.
+pub trait Inventory: Send + Sync {
+    /// `-name`, if one was given.
+    fn name(&self) -> Option<String>;
+    /// The processors.
+    fn cpus(&self) -> Vec<Cpu>;
+    /// Guest RAM, in bytes.
+    fn memory_bytes(&self) -> u64;
+    /// The buses, as `query-pci` answers.
+    fn pci(&self) -> Value;
+    /// The hot-plug slots, as `query-hotplug` answers.
+    fn slots(&self) -> Value;
+    /// The vfio-user devices, as `query-vfio-user` answers.
+    fn vfio_user(&self) -> Value;
+    /// What this process may do, as `query-sandbox` answers.
+    fn sandbox(&self) -> Value;
+}
+
+/// Plugging and unplugging.
+pub trait Devices: Send + Sync {
+    /// Adds the device that these properties describe; when it returns, the host's side is done.
+    fn add(&self, properties: Map<String, Value>) -> Result<(), QmpError>;
+    /// Asks the guest for the device (or takes it, with `force`); the end of it is an event.
+    fn remove(&self, id: &str, force: bool) -> Result<(), QmpError>;
+}

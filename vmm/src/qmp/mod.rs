@@ -1,0 +1,26 @@
+//! QMP: the JSON socket by which operators and tools steer the machine.
+//!
+//! Spec: QEMU docs/interop/qmp-spec.rst. docs/qmp.md lists every command and event with an example.
+//!
+//! | File | Question it answers |
+//! |---|---|
+//! | `server` | who is connected, which thread does what |
+//! | `connection` | what one client may do when |
+//! | `commands` | what each command takes, gives and calls |
+//! | `arguments` | is an argument there, of the right type, and nothing else |
+//! | `machine` | what the commands need of the machine |
+//! | `schema` | what introspection answers |
+//! | `events` | what clients are told unasked |
+//! | `envelope`, `json_stream` | where a request ends and what it is |
+//! | `errors` | the text and class of every error |
+
+pub mod server;
+mod connection;
+pub mod commands;
+mod arguments;
+pub mod machine;
+mod schema;
+pub mod events;
+mod envelope;
+mod json_stream;
+pub mod errors;

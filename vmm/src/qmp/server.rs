@@ -1,0 +1,287 @@
+//! The QMP sockets: who is connected, and the two threads that serve them.
+//!
+//! One thread waits for sockets and never runs a command; one thread runs the commands of all clients in the order they
+//! came, so that a slow command delays commands and nothing else. Events may come from any thread: they are queued and
+//! sent as far as the socket takes them without waiting, so no client can delay the machine.
+//! A client that closes its sending side is still answered (`echo ... | socat`), then dropped.
+//! Limits: [`MAX_CLIENTS`]; per client those of `connection.rs`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+
+use super::commands::{self, Context};
+use super::connection::{Connection, Step};
+use super::events::Event;
+use crate::event_loop::{EventLoop, Interest, Token};
+
+#[cfg(test)]
+mod tests;
+
+/// Clients at once. More are closed after they are accepted.
+pub const MAX_CLIENTS: usize = 16;
+/// Bytes taken from a socket at once.
+const READ_BYTES: usize = 4096;
+
+/// The server; dropping it does not end its threads, the process does.
+#[derive(Clone, Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    events: EventLoop,
+    steps: Sender<(ClientId, Step)>,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ClientId(u64);
+
+#[derive(Debug, Default)]
+struct Clients {
+    next: u64,
+    by_id: BTreeMap<ClientId, Client>,
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    connection: Connection,
+    reading: Reading,
+    registration: Option<(Token, Interest)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Open,
+    Ended,
+}
+
+impl Server {
+    /// A server without sockets or threads: what sends events can be given it before there is a machine to command.
+    pub fn new() -> io::Result<(Server, CommandQueue)> {
+        let (steps, queue) = channel();
+        let clients = Mutex::new(Clients::default());
+        let shared = Arc::new(Shared {
+            events: EventLoop::new()?,
+            steps,
+            clients,
+        });
+        let server = Server {
+            shared: Arc::clone(&shared),
+        };
+        Ok((server, CommandQueue { shared, queue }))
+    }
+
+    /// Takes clients on these listening sockets and runs their commands. Both threads live as long as the process.
+    pub fn start(
+        &self,
+        listeners: Vec<OwnedFd>,
+        queue: CommandQueue,
+        context: Context,
+    ) -> io::Result<()> {
+        for listener in listeners {
+            let listener = Arc::new(listener);
+            let (shared, fd) = (Arc::clone(&self.shared), Arc::clone(&listener));
+            let accept = move |_: &EventLoop| shared.accept(&fd);
+            self.shared
+                .events
+                .add(listener.as_fd(), Interest::Readable, Arc::new(accept))?;
+        }
+        let shared = Arc::clone(&self.shared);
+        thread::Builder::new()
+            .name("qmp".to_owned())
+            .spawn(move || shared.events.run())?;
+        thread::Builder::new()
+            .name("qmp-commands".to_owned())
+            .spawn(move || queue.run(&context))?;
+        Ok(())
+    }
+
+    /// Sends an event to every client.
+    pub fn send(&self, event: &Event) {
+        let event = event.to_json(SystemTime::now());
+        let mut clients = self.shared.lock();
+        for client in clients.by_id.values_mut() {
+            client.connection.event(&event);
+        }
+        let ids: Vec<ClientId> = clients.by_id.keys().copied().collect();
+        for id in ids {
+            self.shared.settle(&mut clients, id);
+        }
+    }
+}
+
+/// The commands that wait for the command thread.
+#[derive(Debug)]
+pub struct CommandQueue {
+    shared: Arc<Shared>,
+    queue: Receiver<(ClientId, Step)>,
+}
+
+impl CommandQueue {
+    fn run(self, context: &Context) {
+        while let Ok((client, step)) = self.queue.recv() {
+            let (id, outcome) = match step {
+                Step::Run(mut request) => (request.id.take(), commands::run(context, request)),
+                Step::Refuse { id, error } => (id, Err(error)),
+            };
+            let mut clients = self.shared.lock();
+            if let Some(client) = clients.by_id.get_mut(&client) {
+                client.connection.answer(id.as_ref(), outcome);
+            }
+            self.shared.settle(&mut clients, client);
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(self: &Arc<Self>, listener: &OwnedFd) {
+        let socket = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => socket,
+            Err(errno) => {
+                tracing::debug!(%errno, "QMP client was not accepted");
+                return;
+            }
+        };
+        let mut clients = self.lock();
+        if clients.by_id.len() >= MAX_CLIENTS {
+            tracing::warn!(
+                limit = MAX_CLIENTS,
+                "QMP client was turned away: too many clients"
+            );
+            return;
+        }
+        clients.next += 1;
+        let id = ClientId(clients.next);
+        let client = Client {
+            socket,
+            connection: Connection::new(),
+            reading: Reading::Open,
+            registration: None,
+        };
+        clients.by_id.insert(id, client);
+        self.settle(&mut clients, id);
+    }
+
+    /// The client's socket is ready.
+    fn ready(self: &Arc<Self>, id: ClientId) {
+        let mut clients = self.lock();
+        if let Some(client) = clients.by_id.get_mut(&id) {
+            client.read();
+        }
+        self.settle(&mut clients, id);
+    }
+
+    /// Hands out what can be run, sends what can be sent, and waits for what is left; drops the client at its end.
+    fn settle(self: &Arc<Self>, clients: &mut Clients, id: ClientId) {
+        let Some(client) = clients.by_id.get_mut(&id) else {
+            return;
+        };
+        while let Some(step) = client.connection.next_step() {
+            // The receiver lives as long as the process, but for a server that is being taken down.
+            let _sent = self.steps.send((id, step));
+        }
+        let keep = client.flush() && !client.finished() && self.wait(client, id);
+        if keep {
+            return;
+        }
+        let registration = clients
+            .by_id
+            .remove(&id)
+            .and_then(|client| client.registration);
+        if let Some((token, _)) = registration {
+            self.events.remove(token);
+        }
+    }
+
+    /// Waits for just what the client needs next; false when that is not possible.
+    fn wait(self: &Arc<Self>, client: &mut Client, id: ClientId) -> bool {
+        let reads = client.reading == Reading::Open && client.connection.wants_input();
+        let interest = match (reads, !client.connection.output().is_empty()) {
+            (true, true) => Some(Interest::Both),
+            (true, false) => Some(Interest::Readable),
+            (false, true) => Some(Interest::Writable),
+            (false, false) => None,
+        };
+        let waited = match (client.registration, interest) {
+            (None, None) => Ok(None),
+            (Some((token, now)), Some(interest)) if now == interest => Ok(Some((token, now))),
+            (Some((token, _)), Some(interest)) => self
+                .events
+                .set_interest(token, interest)
+                .map(|()| Some((token, interest))),
+            (Some((token, _)), None) => {
+                self.events.remove(token);
+                Ok(None)
+            }
+            (None, Some(interest)) => {
+                let shared = Arc::clone(self);
+                let ready = move |_: &EventLoop| shared.ready(id);
+                let added = self
+                    .events
+                    .add(client.socket.as_fd(), interest, Arc::new(ready));
+                added.map(|token| Some((token, interest)))
+            }
+        };
+        match waited {
+            Ok(registration) => client.registration = registration,
+            Err(error) => {
+                tracing::warn!(%error, "QMP client is dropped: its socket cannot be waited for")
+            }
+        }
+        interest.is_none() || client.registration.is_some()
+    }
+}
+
+impl Client {
+    fn read(&mut self) {
+        if self.reading == Reading::Ended || !self.connection.wants_input() {
+            return;
+        }
+        let mut bytes = [0; READ_BYTES];
+        match recv(&self.socket, bytes.as_mut_slice(), RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => self.reading = Reading::Ended,
+            Ok((read, _)) => self
+                .connection
+                .received(bytes.get(..read).unwrap_or_default()),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.reading = Reading::Ended,
+        }
+    }
+
+    /// Sends what the socket takes; false when the client must go.
+    fn flush(&mut self) -> bool {
+        while !self.connection.output().is_empty() {
+            match send(
+                &self.socket,
+                self.connection.output(),
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
+                Ok(sent) => self.connection.sent(sent),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return !self.connection.overflowed(),
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// The client has closed and was answered everything.
+    fn finished(&self) -> bool {
+        self.reading == Reading::Ended && self.connection.is_idle()
+    }
+}
