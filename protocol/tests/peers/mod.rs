@@ -70,6 +70,22 @@ pub fn version_body(major: u16, minor: u16, json: &str) -> Vec<u8> {
     body
 }
 
+/// Hexadecimal digits in groups, as bytes.
+pub fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let pairs = digits.chunks_exact(2).map(|pair| pair.iter().collect());
+    pairs
+        .map(|pair: String| u8::from_str_radix(&pair, 16).unwrap())
+        .collect()
+}
+
+/// What a function appends.
+pub fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out);
+    out
+}
+
 /// What came: header fields and body.
 #[derive(Debug)]
 pub struct Received {
