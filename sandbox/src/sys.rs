@@ -260,3 +260,11 @@ pub fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
     // MSG_CMSG_CLOEXEC for received ones), and an adopted number is too. So nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
+
+/// Gives SIGCHLD its default action. Whoever started this process may have had it ignored, and then the kernel
+/// reaps children by itself and their exit status is lost.
+pub fn make_children_waitable() -> io::Result<()> {
+    // SAFETY: SIG_DFL installs no handler.
+    let previous = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if previous == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

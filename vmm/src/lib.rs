@@ -2,6 +2,7 @@
 //!
 //! The order of the modules is the order of their layers: a module uses only modules below it.
 
+pub mod supervisor;
 pub mod run;
 pub mod qmp;
 pub mod machine;
@@ -13,3 +14,4 @@ pub mod address_space;
 pub mod event_loop;
 pub mod cli;
 pub mod config;
+pub mod one_line;

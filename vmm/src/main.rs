@@ -1,93 +1,88 @@
-//! Entry point of `bulkhead-vmm`: parses the command line and runs what it asks for.
+//! Entry point of `bulkhead-vmm`. Started by the operator it is stage 1, the supervisor; the supervisor starts it
+//! again as stage 2, the VMM, with everything already open.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use vmm::cli::{self, Command};
-use vmm::config::{Config, LogConfig, LogFormat, SerialConfig};
-use vmm::machine::serial::SerialWire;
-use vmm::run::{self, ExitReason, Inherited};
+use vmm::config::{Config, LogConfig, LogFormat, STAGE_CONFIG_FD, STAGE_VMM, StageConfig};
+use vmm::run;
+use vmm::supervisor;
 
 /// Exit status of a command line that cannot be followed.
 const USAGE: u8 = 2;
+/// Most that stage 2 reads of its configuration, in bytes. Source: 256 devices with the longest ids and paths.
+const MAX_STAGE_CONFIG_BYTES: u64 = 1 << 20;
 
 fn main() -> ExitCode {
-    let command = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(command) => command,
-        Err(error) => return fail(&error.into(), USAGE),
-    };
-    match command {
-        Command::Print(text) => {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments == [STAGE_VMM] {
+        return stage_vmm().unwrap_or_else(|error| fail(&error, 1));
+    }
+    match cli::parse(arguments) {
+        Ok(Command::Print(text)) => {
             // A reader that is gone has seen enough.
             let _printed = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Command::Run(config) => match start(&config) {
-            Ok(reason) => ExitCode::from(reason.status()),
-            Err(error) => fail(&error, 1),
-        },
+        Ok(Command::Run(config)) => {
+            stage_supervisor(*config).unwrap_or_else(|error| fail(&error, 1))
+        }
+        Err(error) => fail(&error.into(), USAGE),
     }
 }
 
-fn start(config: &Config) -> anyhow::Result<ExitReason> {
-    start_log(&config.log)?;
-    Ok(run::run_machine(config, open(config)?)?)
+/// Stage 1.
+fn stage_supervisor(config: Config) -> anyhow::Result<ExitCode> {
+    let file = config.log.file.as_ref().map(|path| {
+        let file = File::options().append(true).create(true).open(path);
+        file.with_context(|| {
+            format!(
+                "-D {}: cannot be opened; give a path that can be written",
+                path.display()
+            )
+        })
+    });
+    start_log(&config.log, file.transpose()?)?;
+    Ok(supervisor::supervise(config))
 }
 
-fn open(config: &Config) -> anyhow::Result<Inherited> {
-    Ok(Inherited {
-        kvm: File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .context("Open /dev/kvm")?
-            .into(),
-        kernel: open_file("kernel", &config.kernel)?,
-        initrd: config
-            .initrd
-            .as_deref()
-            .map(|path| open_file("initrd", path))
-            .transpose()?,
-        serial: config
-            .serial
-            .iter()
-            .map(wire)
-            .collect::<anyhow::Result<_>>()?,
-        control: None,
-        devices: Vec::new(),
-    })
+/// Stage 2.
+fn stage_vmm() -> anyhow::Result<ExitCode> {
+    let started_by_supervisor = "this process is started by bulkhead-vmm itself, not by hand";
+    let file = sandbox::sys::adopt_fd(STAGE_CONFIG_FD).context(started_by_supervisor)?;
+    let mut text = String::new();
+    File::from(file)
+        .take(MAX_STAGE_CONFIG_BYTES)
+        .read_to_string(&mut text)
+        .context("read the stage configuration")?;
+    let stage: StageConfig =
+        serde_json::from_str(&text).context("understand the stage configuration")?;
+    let log = stage
+        .fds
+        .log
+        .map(sandbox::sys::adopt_fd)
+        .transpose()
+        .context("take the log file")?;
+    start_log(&stage.config.log, log.map(File::from))?;
+    Ok(ExitCode::from(run::run_vmm(stage)?.status()))
 }
 
-fn open_file(what: &str, path: &Path) -> anyhow::Result<OwnedFd> {
-    Ok(File::open(path)
-        .with_context(|| format!("Open the {what} {}", path.display()))?
-        .into())
-}
-
-fn wire(serial: &SerialConfig) -> anyhow::Result<SerialWire> {
-    Ok(match serial {
-        SerialConfig::Stdio => SerialWire::Stdio {
-            input: io::stdin().as_fd().try_clone_to_owned()?,
-            output: io::stdout().as_fd().try_clone_to_owned()?,
-        },
-        SerialConfig::File(path) => SerialWire::File(File::create(path)?.into()),
-        SerialConfig::Unix { path, .. } => {
-            SerialWire::Listener(std::os::unix::net::UnixListener::bind(path)?.into())
-        }
-        SerialConfig::None => SerialWire::None,
-    })
-}
-
-fn start_log(log: &LogConfig) -> anyhow::Result<()> {
+fn start_log(log: &LogConfig, file: Option<File>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&log.level).context("-log-level")?;
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(Arc::new(file)),
+        None => BoxMakeWriter::new(io::stderr),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(writer);
     match log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

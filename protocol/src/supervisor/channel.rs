@@ -118,9 +118,12 @@ impl ControlSocket {
         };
         let fds: Vec<OwnedFd> = control
             .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
+            .filter_map(|message| {
+                if let RecvAncillaryMessage::ScmRights(fds) = message {
+                    Some(fds)
+                } else {
+                    None
+                }
             })
             .flatten()
             .collect();

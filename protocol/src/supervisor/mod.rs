@@ -192,11 +192,11 @@ impl Request {
 }
 
 fn checked_id(id: String) -> Result<String, MessageError> {
-    let printable = id.bytes().all(|byte| byte.is_ascii_graphic());
+    let printable = !id.chars().any(char::is_control);
     if id.is_empty() || id.len() > MAX_ID_BYTES || !printable {
         return Err(MessageError::Field {
             field: "id",
-            expected: "id of 1 to 255 printable characters",
+            expected: "id of 1 to 255 bytes without control characters",
         });
     }
     Ok(id)

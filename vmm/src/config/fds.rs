@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 
+/// The argument that makes this program stage 2.
+pub const STAGE_VMM: &str = "--stage-vmm";
+/// Where stage 2 finds its [`StageConfig`], as JSON in a sealed memfd.
+pub const STAGE_CONFIG_FD: RawFd = 3;
+
 /// Everything that stage 2 starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageConfig {
@@ -30,6 +35,8 @@ pub struct FdTable {
     pub serial: Vec<SerialFds>,
     /// SOCK_SEQPACKET to the supervisor.
     pub control: Option<RawFd>,
+    /// The log file of `-D`; standard error without it.
+    pub log: Option<RawFd>,
     /// Connected vfio-user sockets, one per vfio device of the configuration.
     pub devices: Vec<DeviceSocket>,
 }

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use device::{
     BarMmap, DeviceConfig, RootPortConfig, VfioCommon, VfioPciConfig, VfioUserConfig,
 };
-pub use fds::{DeviceSocket, FdTable, SerialFds, StageConfig};
+pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
 pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};
 pub use place::Place;

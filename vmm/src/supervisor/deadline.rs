@@ -1,0 +1,77 @@
+//! How long the supervisor waits for whom, and how much it takes from whom.
+
+use std::time::{Duration, Instant};
+
+/// A server that is there accepts a connection at once; one whose backlog is full may need a moment.
+pub(super) const CONNECT: Duration = Duration::from_secs(2);
+/// From exec of a device server to its ready line. Source: it resets each device, which may take the kernel 60 s.
+pub(super) const SERVER_READY: Duration = Duration::from_secs(75);
+/// From the last socket of a device server being closed to its end. Source: as above, it resets each device.
+pub(super) const SERVER_END: Duration = Duration::from_secs(75);
+/// From SIGTERM to the end of the VMM.
+pub(super) const VMM_STOP: Duration = Duration::from_secs(5);
+/// From SIGKILL to the end of a process. Longer means that it is stuck in the kernel.
+pub(super) const KILLED: Duration = Duration::from_secs(10);
+
+/// Bytes of a device server's ready line.
+pub(super) const MAX_READY_BYTES: usize = 4096;
+/// Requests that the VMM may make within `REQUEST_WINDOW`; the rest waits in its socket.
+pub(super) const MAX_REQUESTS: u32 = 32;
+/// See `MAX_REQUESTS`.
+pub(super) const REQUEST_WINDOW: Duration = Duration::from_secs(1);
+/// Device servers of one VM at a time.
+pub(super) const MAX_SERVERS: usize = 64;
+
+/// The time left until `at`.
+pub(super) fn left(at: Instant) -> Duration {
+    at.saturating_duration_since(Instant::now())
+}
+
+/// How many requests may still be taken now.
+#[derive(Debug)]
+pub(super) struct Budget {
+    window_end: Instant,
+    left: u32,
+}
+
+impl Budget {
+    /// A full budget.
+    pub(super) fn new(now: Instant) -> Budget {
+        Budget {
+            window_end: now + REQUEST_WINDOW,
+            left: MAX_REQUESTS,
+        }
+    }
+
+    /// Takes one request, if there is one left.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        if now >= self.window_end {
+            *self = Budget::new(now);
+        }
+        let available = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        available
+    }
+
+    /// When there will be some again; `None` if there is one left.
+    pub(super) fn refilled_at(&self, now: Instant) -> Option<Instant> {
+        (self.left == 0 && now < self.window_end).then_some(self.window_end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budget_is_used_up_and_refilled_after_its_window() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let taken = (0..1000).filter(|_| budget.take(start)).count();
+        assert_eq!(taken, 32);
+        assert_eq!(budget.refilled_at(start), Some(start + REQUEST_WINDOW));
+        let later = start + REQUEST_WINDOW;
+        assert_eq!(budget.refilled_at(later), None);
+        assert!(budget.take(later));
+    }
+}

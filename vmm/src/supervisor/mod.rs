@@ -1,0 +1,141 @@
+//! Stage 1: opens what needs privilege, starts the device servers and the VMM, and watches over them.
+//!
+//! It never reads a byte of the guest or of vfio-user, and makes no ioctl on a VFIO node. The VMM and the servers get
+//! exactly the descriptors listed in `spawn`; no device descriptor stays here. Everything it started ends with it.
+//!
+//! | File | Question it answers |
+//! |---|---|
+//! | `watch` | what happens to the processes, in one poll loop |
+//! | `attach`, `control`, `policy` | what a running VMM may ask, how often, and for which devices |
+//! | `servers`, `life`, `ready` | what becomes of a device server |
+//! | `spawn`, `programs` | which program runs with which arguments and descriptors |
+//! | `hosts` | which IOMMU group, is it ours to pass |
+//! | `open`, `socket_file`, `connect` | files, serial sockets, other people's device servers |
+//! | `terminal`, `deadline` | the terminal afterwards; how long for what |
+
+mod watch;
+mod attach;
+mod control;
+mod policy;
+mod servers;
+mod life;
+mod spawn;
+mod ready;
+mod programs;
+mod hosts;
+mod open;
+mod socket_file;
+mod connect;
+mod terminal;
+mod deadline;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{Config, DeviceConfig};
+use crate::one_line::one_line;
+
+use attach::Attachments;
+use connect::ConnectError;
+use control::Control;
+use hosts::{HostDevice, HostError};
+use open::OpenError;
+use policy::Policy;
+use programs::Programs;
+use spawn::{Connected, SpawnError, Spawner};
+use terminal::TerminalGuard;
+use watch::{Signals, Watch, WatchError};
+
+/// Why a VM did not start, or could not be watched.
+#[derive(Debug, thiserror::Error)]
+enum SuperviseError {
+    #[error("take over signals")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// Runs a VM to its end. What it returns is the VMM's exit status, or 1 after one line on standard error.
+/// Call it on the main thread: the processes that it starts are killed when the calling thread ends.
+pub fn supervise(config: Config) -> ExitCode {
+    match run(config, Programs::find()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("bulkhead-vmm: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
+    // 1. Signals first: from here on they are events, and nothing that was started is left behind by one.
+    let signals = Signals::block().map_err(SuperviseError::Signals)?;
+    sandbox::sys::make_children_waitable().map_err(SuperviseError::Signals)?;
+    let _terminal = TerminalGuard::new();
+    // 2. What this VM may ever have.
+    let policy = Policy::from_config(&config);
+    // 3. Look at every host device before anything is opened or started.
+    let groups = hosts::by_group(Path::new(hosts::SYSFS), &host_devices(&config))?;
+    // 4. Open files. Socket files go away when this function returns.
+    let mut socket_files = Vec::new();
+    let files = open::open(&config, &mut socket_files)?;
+    let log_file = config.log.file.as_deref().map(open::log).transpose()?;
+    // 5. Connect to device servers that others started.
+    let mut devices = connect_sockets(&config)?;
+    // 6. Start our own, all at once, and wait for the slowest.
+    let spawner = Spawner {
+        programs,
+        log: config.log.clone(),
+        log_file,
+    };
+    let mut watch = Watch::new(signals, Attachments::new(policy, spawner));
+    devices
+        .iter()
+        .for_each(|(id, _)| watch.attachments.add_without_server(id.clone()));
+    for group in groups {
+        let started = watch.attachments.spawner().device_server(&group)?;
+        watch.servers.add(group, started);
+    }
+    devices.extend(watch.until_ready()?);
+    // 7. Start the VMM, and hand it everything. What was opened is closed here.
+    let (vmm, control) = watch.attachments.spawner().vmm(config, files, devices)?;
+    // 8. Watch, to the end.
+    Ok(watch.until_end(vmm, Control::new(control))?)
+}
+
+fn host_devices(config: &Config) -> Vec<HostDevice> {
+    let host_device = |device: &DeviceConfig| match device {
+        DeviceConfig::VfioPci(device) => Some(HostDevice {
+            id: device.common.id.clone(),
+            host: device.host,
+            allow_no_reset: device.common.allow_no_reset,
+        }),
+        DeviceConfig::RootPort(_) | DeviceConfig::VfioUserPci(_) => None,
+    };
+    config.devices.iter().filter_map(host_device).collect()
+}
+
+fn connect_sockets(config: &Config) -> Result<Vec<Connected>, ConnectError> {
+    let socket = |device: &DeviceConfig| match device {
+        DeviceConfig::VfioUserPci(device) => {
+            Some((device.common.id.clone(), device.socket.clone()))
+        }
+        DeviceConfig::RootPort(_) | DeviceConfig::VfioPci(_) => None,
+    };
+    let sockets = config.devices.iter().filter_map(socket);
+    sockets
+        .map(|(id, path)| connect::connect(&id, &path).map(|fd| (id, fd)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! Which program runs with which arguments and descriptors: device servers and stage 2.
+//!
+//! Every descriptor that a child gets is placed here, and nowhere else.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use protocol::supervisor::ControlSocket;
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use sandbox::prepare::{Child, ChildProcess, PrepareError};
+
+use crate::config::{
+    Config, DeviceSocket, FdTable, LogConfig, LogFormat, STAGE_VMM, SerialFds, StageConfig,
+};
+
+use super::hosts::{HostError, HostGroup};
+use super::open::OpenFiles;
+use super::programs::{ProgramMissing, Programs};
+use super::ready::ReadyPipe;
+
+/// The first number after the standard streams. In stage 2 it holds the `StageConfig` as JSON.
+const FIRST_FD: RawFd = crate::config::STAGE_CONFIG_FD;
+
+/// A device server that was started.
+#[derive(Debug)]
+pub(super) struct StartedServer {
+    pub(super) process: ChildProcess,
+    pub(super) ready: ReadyPipe,
+    /// The VMM's ends, in the order of the group's devices.
+    pub(super) sockets: Vec<OwnedFd>,
+}
+
+/// A device that the VMM gets, with its socket.
+pub(super) type Connected = (String, OwnedFd);
+
+/// Why a process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpawnError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Missing(#[from] ProgramMissing),
+    #[error("start the device server of {hosts}")]
+    Server {
+        hosts: String,
+        #[source]
+        source: PrepareError,
+    },
+    #[error("start the VMM process")]
+    Vmm(#[source] PrepareError),
+    #[error("{step}: no descriptors or memory are left; raise the limits (`ulimit -n`)")]
+    SetUp {
+        step: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts processes for one VM.
+#[derive(Debug)]
+pub(super) struct Spawner {
+    pub(super) programs: Programs,
+    pub(super) log: LogConfig,
+    /// Where the log of the children goes, if that is not the supervisor's standard error.
+    pub(super) log_file: Option<OwnedFd>,
+}
+
+impl Spawner {
+    /// Starts the device server of a group.
+    pub(super) fn device_server(&self, group: &HostGroup) -> Result<StartedServer, SpawnError> {
+        let program = self.programs.device_server.clone()?;
+        let (container, group_fd) = group.open_nodes()?;
+        let (ready, ready_writer) = ReadyPipe::new().map_err(set_up("make a pipe"))?;
+        let mut list = FdList::default();
+        let mut args: Vec<OsString> = vec!["vfio".into()];
+        let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
+        option("--ready-fd", list.add(ready_writer).to_string());
+        option("--container-fd", list.add(container).to_string());
+        option("--group-fd", list.add(group_fd).to_string());
+        option("--log-level", self.log.level.clone());
+        option("--log-format", log_format(self.log.format).to_owned());
+        let mut sockets = Vec::new();
+        for device in &group.devices {
+            let (ours, theirs) = socket_pair()?;
+            option("--host", device.host.to_string());
+            option("--socket-fd", list.add(theirs).to_string());
+            sockets.push(ours);
+        }
+        if group.allow_no_reset() {
+            args.push("--allow-no-reset".into());
+        }
+        let mut child = list.into_child(program, args);
+        // The terminal's signals are for the supervisor, which ends the servers in order.
+        child.new_session = true;
+        if let Some(log) = self.copy_log()? {
+            child = child.fd(2, log);
+        }
+        let hosts = group.hosts();
+        let process = child
+            .spawn()
+            .map_err(|source| SpawnError::Server { hosts, source })?;
+        Ok(StartedServer {
+            process,
+            ready,
+            sockets,
+        })
+    }
+
+    /// Starts stage 2 with everything that was opened. Returns it and the supervisor's end of its control socket.
+    pub(super) fn vmm(
+        &self,
+        config: Config,
+        files: OpenFiles,
+        devices: Vec<Connected>,
+    ) -> Result<(ChildProcess, ControlSocket), SpawnError> {
+        let (control, vmm_control) = ControlSocket::pair()
+            .map_err(|error| set_up("make the control socket")(io::Error::other(error)))?;
+        let stage_file = rustix::fs::memfd_create(
+            "stage-config",
+            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+        )
+        .map_err(|errno| set_up("make a memfd")(errno.into()))?;
+        let stage_copy = stage_file.try_clone().map_err(set_up("copy a memfd"))?;
+        let log = self.copy_log()?;
+        let mut list = FdList::default();
+        list.add(stage_file);
+        let fds = FdTable {
+            kvm: list.add(files.kvm),
+            kernel: list.add(files.kernel),
+            initrd: files.initrd.map(|fd| list.add(fd)),
+            serial: files
+                .serial
+                .into_iter()
+                .map(|ends| SerialFds {
+                    input: ends.input.map(|fd| list.add(fd)),
+                    output: ends.output.map(|fd| list.add(fd)),
+                })
+                .collect(),
+            control: Some(list.add(vmm_control)),
+            log: log.map(|fd| list.add(fd)),
+            devices: devices
+                .into_iter()
+                .map(|(id, socket)| DeviceSocket {
+                    id,
+                    socket: list.add(socket),
+                })
+                .collect(),
+        };
+        write_stage(&stage_copy, &StageConfig { config, fds })?;
+        drop(stage_copy);
+        let child = list.into_child(self.programs.vmm.clone(), vec![STAGE_VMM.into()]);
+        let process = child.spawn().map_err(SpawnError::Vmm)?;
+        Ok((process, control))
+    }
+
+    fn copy_log(&self) -> Result<Option<OwnedFd>, SpawnError> {
+        let copy = self.log_file.as_ref().map(OwnedFd::try_clone).transpose();
+        copy.map_err(set_up("copy the log file"))
+    }
+}
+
+/// Descriptors at consecutive numbers.
+#[derive(Debug, Default)]
+struct FdList(Vec<OwnedFd>);
+
+impl FdList {
+    fn number(index: usize) -> RawFd {
+        FIRST_FD.saturating_add(RawFd::try_from(index).unwrap_or(RawFd::MAX))
+    }
+
+    /// Adds a descriptor and returns its number in the child.
+    fn add(&mut self, fd: OwnedFd) -> RawFd {
+        self.0.push(fd);
+        Self::number(self.0.len() - 1)
+    }
+
+    fn into_child(self, program: PathBuf, args: Vec<OsString>) -> Child {
+        let fds = self.0.into_iter().enumerate();
+        fds.fold(Child::new(program, args), |child, (index, fd)| {
+            child.fd(Self::number(index), fd)
+        })
+    }
+}
+
+fn write_stage(file: &OwnedFd, stage: &StageConfig) -> Result<(), SpawnError> {
+    let failed = set_up("write the stage configuration");
+    let mut writer = io::BufWriter::new(std::fs::File::from(file.try_clone().map_err(&failed)?));
+    serde_json::to_writer(&mut writer, stage).map_err(|error| failed(error.into()))?;
+    io::Write::flush(&mut writer).map_err(&failed)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(file, seals).map_err(|errno| failed(errno.into()))?;
+    // The child's copy shares this position.
+    rustix::fs::seek(file, SeekFrom::Start(0)).map_err(|errno| failed(errno.into()))?;
+    Ok(())
+}
+
+fn socket_pair() -> Result<(OwnedFd, OwnedFd), SpawnError> {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| set_up("make a socket pair")(errno.into()))
+}
+
+fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+fn set_up(step: &'static str) -> impl Fn(io::Error) -> SpawnError {
+    move |source| SpawnError::SetUp { step, source }
+}
