@@ -122,6 +122,10 @@ pub const MAX_SERVED_PER_CALL: usize = 64;
 /// How long one access may take, from the request to the whole reply.
 pub const ACCESS_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What a map of guest memory may take beyond an access, for each GiB of it. Source: the server's kernel allocates, zeroes
+/// and pins every page inside the call; a busy host zeroes about 1 GiB a second, emulated ones a quarter of that.
+pub const DMA_MAP_TIME_PER_GIB: Duration = Duration::from_secs(4);
+
 /// How long a reset may take. Source: the kernel may wait 60 s for a function-level reset.
 pub const RESET_DEADLINE: Duration = Duration::from_secs(70);
 

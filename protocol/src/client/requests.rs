@@ -169,6 +169,7 @@ impl Client {
         let fd = backing.map(|(fd, _)| fd);
         let call = Call {
             fds: fd.as_slice(),
+            time: self.access_deadline.saturating_add(map_time(range)),
             ..self.call(command, &head, Pace::Query)
         };
         // Before it is sent: the server may use the map before we read the answer.
@@ -297,4 +298,11 @@ fn same_access(asked: &RegionAccess, answered: &RegionAccess) -> Result<(), BadF
         return Err(BadField::invalid("region", answered.region.0));
     }
     Ok(())
+}
+
+/// What the server's kernel may take to pin this much memory.
+fn map_time(range: IovaRange) -> Duration {
+    let gibibytes = range.len().div_ceil(1 << 30);
+    let gibibytes = u32::try_from(gibibytes).unwrap_or(u32::MAX);
+    limits::DMA_MAP_TIME_PER_GIB.saturating_mul(gibibytes)
 }
