@@ -7,10 +7,12 @@
 //! Memory BARs get at least a page each, so that no page belongs to two devices.
 //! Limits: 255 ports (bus numbers).
 
+mod behind_port;
 mod free_space;
 
 use std::cmp::Reverse;
 
+use behind_port::Inside;
 use free_space::FreeSpace;
 
 use super::AddressRange;
@@ -36,6 +38,8 @@ pub struct PciWindows {
 /// Space that a root port gets even when nothing behind it needs it, for what is plugged later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortReserve {
+    /// Bytes of I/O ports; given up for all ports where the I/O window has no room for it.
+    pub io: u64,
     /// Bytes of 32-bit memory.
     pub memory: u64,
     /// Bytes of 64-bit prefetchable memory.
@@ -45,6 +49,7 @@ pub struct PortReserve {
 impl Default for PortReserve {
     fn default() -> Self {
         Self {
+            io: IO_WINDOW_STEP,
             memory: 2 << 20,
             prefetchable: 2 << 20,
         }
@@ -176,54 +181,17 @@ pub fn allocate(
         (Space::Memory64, windows.mmio64),
     ] {
         let behind: Vec<Inside> = ports.iter().map(|port| Inside::of(port, space)).collect();
-        place_space(space, window, root, &behind, &mut plan)?;
+        let before = plan.clone();
+        let placed = place_space(space, window, root, &behind, &mut plan);
+        if space == Space::Io && placed.is_err() {
+            plan = before;
+            let needed: Vec<Inside> = behind.into_iter().map(Inside::without_reserve).collect();
+            place_space(space, window, root, &needed, &mut plan)?;
+        } else {
+            placed?;
+        }
     }
     Ok(plan)
-}
-
-/// What lies behind one port in one address space, packed from offset zero.
-struct Inside {
-    id: String,
-    bars: Vec<(u8, BarRequest, u64)>,
-    size: u64,
-    align: u64,
-}
-
-impl Inside {
-    fn of(port: &PortRequest, space: Space) -> Inside {
-        let mut wanted: Vec<(u8, BarRequest)> = port
-            .functions
-            .iter()
-            .flat_map(|function| function.bars.iter().map(|bar| (function.devfn, *bar)))
-            .filter(|(_, bar)| space_behind_port(bar.kind) == space)
-            .collect();
-        wanted.sort_by_key(|(devfn, bar)| (Reverse(footprint(bar)), *devfn, bar.index));
-        let (step, least) = match space {
-            Space::Io => (IO_WINDOW_STEP, 0),
-            Space::Memory32 => (MEMORY_WINDOW_STEP, port.reserve.memory),
-            Space::Memory64 => (MEMORY_WINDOW_STEP, port.reserve.prefetchable),
-        };
-        let align = wanted
-            .first()
-            .map_or(step, |(_, bar)| footprint(bar).max(step));
-        let mut end = 0u64;
-        let mut bars = Vec::new();
-        for (devfn, bar) in wanted {
-            // Powers of two, biggest first: each offset is aligned to its own size.
-            bars.push((devfn, bar, end));
-            end = end.saturating_add(footprint(&bar));
-        }
-        let size = end
-            .max(least)
-            .checked_next_multiple_of(step)
-            .unwrap_or(u64::MAX);
-        Inside {
-            id: port.id.clone(),
-            bars,
-            size,
-            align,
-        }
-    }
 }
 
 /// One thing to place in a host window.

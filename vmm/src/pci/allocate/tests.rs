@@ -20,6 +20,7 @@ const WINDOWS: PciWindows = PciWindows {
     },
 };
 const NO_RESERVE: PortReserve = PortReserve {
+    io: 0,
     memory: 0,
     prefetchable: 0,
 };
@@ -117,7 +118,7 @@ fn bars_behind_a_port_split_over_its_two_memory_windows() {
 }
 
 #[test]
-fn empty_port_gets_its_reserve_and_no_io() {
+fn empty_port_gets_its_reserve() {
     let empty = PortRequest {
         id: "pcie.1".into(),
         reserve: PortReserve::default(),
@@ -126,7 +127,7 @@ fn empty_port_gets_its_reserve_and_no_io() {
     let plan = allocate(&WINDOWS, &[], &[empty]).unwrap();
     assert_eq!(plan.bridges[0].memory.unwrap().len, 2 << 20);
     assert_eq!(plan.bridges[0].prefetchable.unwrap().len, 2 << 20);
-    assert_eq!(plan.bridges[0].io, None);
+    assert_eq!(plan.bridges[0].io.map(|io| io.len), Some(4096));
 }
 
 #[test]
@@ -202,4 +203,27 @@ proptest! {
             taken.push((io, placed.address, placed.address + len));
         }
     }
+}
+
+#[test]
+fn empty_ports_get_io_windows_while_there_is_room_and_none_when_there_is_not() {
+    let port = |index: usize| PortRequest {
+        id: format!("pcie.{index}"),
+        reserve: PortReserve::default(),
+        functions: Vec::new(),
+    };
+    let few: Vec<PortRequest> = (0..2).map(port).collect();
+    let plan = allocate(&WINDOWS, &[], &few).unwrap();
+    assert!(
+        plan.bridges
+            .iter()
+            .all(|bridge| bridge.io.is_some_and(|io| io.len == 4096))
+    );
+    let many: Vec<PortRequest> = (0..31).map(port).collect();
+    let plan = allocate(&WINDOWS, &[], &many).unwrap();
+    assert!(
+        plan.bridges
+            .iter()
+            .all(|bridge| bridge.io.is_none() && bridge.memory.is_some())
+    );
 }
