@@ -13,7 +13,7 @@ use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_s
 use crate::config::memory::MemoryObject;
 use crate::config::{
     Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SerialConfig,
-    help, topology,
+    help, monitor, topology,
 };
 
 #[cfg(test)]
@@ -98,6 +98,14 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         .map(|device| DeviceConfig::parse(device))
         .collect::<Result<Vec<_>, _>>()?;
     topology::check(&devices)?;
+    let [qmp, chardevs, mons] = ["qmp", "chardev", "mon"].map(|option| all(matches, option));
+    let policy = all(matches, "device-policy")
+        .iter()
+        .map(|rule| monitor::parse_policy(rule))
+        .collect::<Result<_, _>>()?;
+    let name = one(matches, "name")
+        .map(|name| monitor::parse_name(&name))
+        .transpose()?;
     Ok(Config {
         machine,
         cpus,
@@ -107,6 +115,9 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         append,
         serial,
         devices,
+        monitors: monitor::parse_all(&qmp, &chardevs, &mons)?,
+        policy,
+        name,
         no_reboot: matches.get_flag("no-reboot"),
         log: log(matches),
     })
@@ -267,6 +278,11 @@ fn options() -> Clap {
             value("append", "TEXT", "the kernel's command line, at most 2047 bytes"),
             many(value("serial", "WHERE", "a serial port, COM1 first: stdio, file:PATH, unix:PATH[,server=on|off] (listens by default) or none")),
             many(value("device", "DEVICE", "a device, as DRIVER,key=value,... or as QEMU's JSON; help lists them")),
+            many(value("qmp", "WHERE", "a QMP socket: unix:PATH,server=on,wait=off, or tcp:127.0.0.1:PORT,server=on,wait=off")),
+            many(value("chardev", "CHARDEV", "socket,id=ID,path=PATH|fd=NUMBER,server=on,wait=off: a socket for -mon")),
+            many(value("mon", "MON", "chardev=ID,mode=control: QMP on this chardev")),
+            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on] or allow-socket=PATH")),
+            value("name", "NAME", "the machine's name, for query-name"),
             path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),
             switch("mem-prealloc", "take all guest memory at start"),
             many(value("object", "OBJECT", "memory-backend-memfd,id=ID,size=SIZE,hugetlb=on[,hugetlbsize=2M|1G],share=on")),

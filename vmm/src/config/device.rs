@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{Place, number, whole_number};
 use super::property_list::{PropertyError, PropertyList};
+use super::size::{self, PlainUnit};
 use super::{ConfigError, json};
 
 #[cfg(test)]
@@ -19,6 +20,14 @@ mod tests;
 pub const MAX_ID_BYTES: usize = 255;
 /// Longest socket path in bytes (unix(7): 108 with the final zero).
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+/// How long a guest may take to let go of a device, in seconds, if nothing else is said. Linux blinks for 5.
+pub const UNPLUG_TIMEOUT_S: u32 = 30;
+/// The longest that can be asked for.
+const MAX_UNPLUG_TIMEOUT_S: u32 = 3600;
+/// Largest `mem-reserve`, in bytes: half of the 32-bit window.
+const MAX_MEM_RESERVE: u64 = 480 << 20;
+/// Largest `pref64-reserve`, in bytes.
+const MAX_PREF64_RESERVE: u64 = 1 << 40;
 /// The drivers there are, for messages.
 pub const DRIVERS: [&str; 3] = ["pcie-root-port", "vfio-pci", "vfio-user-pci"];
 
@@ -46,6 +55,10 @@ pub struct RootPortConfig {
     pub chassis: Option<u16>,
     /// Where it sits.
     pub place: Place,
+    /// Bytes of 32-bit memory that are kept for devices behind it.
+    pub mem_reserve: Option<u64>,
+    /// Bytes of 64-bit prefetchable memory that are kept for devices behind it.
+    pub pref64_reserve: Option<u64>,
 }
 
 /// A host device.
@@ -80,6 +93,21 @@ pub struct VfioCommon {
     pub bar_mmap: BarMmap,
     /// Take a device that cannot be reset.
     pub allow_no_reset: bool,
+    /// How long the guest may take to let go of it, in seconds.
+    pub unplug_timeout_s: u32,
+    /// What happens when it is lost.
+    pub on_failure: OnFailure,
+}
+
+/// `on-failure=`: what happens when the device or its server is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// It is taken out of its slot.
+    Remove,
+    /// It is taken out of its slot, and put in again with a new server.
+    Restart,
+    /// The processors stop.
+    Stop,
 }
 
 /// `bar-mmap=`: whether BAR areas are mapped into the guest.
@@ -166,6 +194,8 @@ impl DeviceConfig {
 fn root_port(id: String, properties: &mut PropertyList) -> Result<RootPortConfig, PropertyError> {
     let port = properties.take("port").unwrap_or_else(|| "0".to_owned());
     let chassis = properties.take("chassis");
+    let mem_reserve = reserve(properties, "mem-reserve", MAX_MEM_RESERVE)?;
+    let pref64_reserve = reserve(properties, "pref64-reserve", MAX_PREF64_RESERVE)?;
     let place = Place::take(properties)?;
     Ok(RootPortConfig {
         id: checked_id(id)?,
@@ -175,6 +205,8 @@ fn root_port(id: String, properties: &mut PropertyList) -> Result<RootPortConfig
             .map(|chassis| chassis_number(&chassis))
             .transpose()?,
         place,
+        mem_reserve,
+        pref64_reserve,
     })
 }
 
@@ -218,6 +250,8 @@ fn vfio_user_pci(
 fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, PropertyError> {
     let bar_mmap = properties.take_switch("bar-mmap")?;
     let allow_no_reset = properties.take_switch("allow-no-reset")?.unwrap_or(false);
+    let unplug_timeout_s = unplug_timeout(properties)?;
+    let on_failure = on_failure(properties)?;
     let place = Place::take(properties)?;
     let bar_mmap = if bar_mmap == Some(false) {
         BarMmap::Off
@@ -229,7 +263,53 @@ fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, 
         place,
         bar_mmap,
         allow_no_reset,
+        unplug_timeout_s,
+        on_failure,
     })
+}
+
+fn unplug_timeout(properties: &mut PropertyList) -> Result<u32, PropertyError> {
+    let Some(text) = properties.take("unplug-timeout") else {
+        return Ok(UNPLUG_TIMEOUT_S);
+    };
+    whole_number(&text)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| (1..=MAX_UNPLUG_TIMEOUT_S).contains(seconds))
+        .ok_or_else(|| {
+            PropertyError(format!(
+                "unplug-timeout={text}: write seconds, from 1 to {MAX_UNPLUG_TIMEOUT_S}"
+            ))
+        })
+}
+
+fn on_failure(properties: &mut PropertyList) -> Result<OnFailure, PropertyError> {
+    match properties.take("on-failure").as_deref() {
+        None | Some("remove") => Ok(OnFailure::Remove),
+        Some("restart") => Ok(OnFailure::Restart),
+        Some("stop") => Ok(OnFailure::Stop),
+        Some(other) => Err(PropertyError(format!(
+            "on-failure={other}: write remove, restart or stop"
+        ))),
+    }
+}
+
+fn reserve(
+    properties: &mut PropertyList,
+    key: &'static str,
+    limit: u64,
+) -> Result<Option<u64>, PropertyError> {
+    let Some(text) = properties.take(key) else {
+        return Ok(None);
+    };
+    let bytes = size::parse(&text, PlainUnit::Bytes)
+        .map_err(|error| PropertyError(format!("{key}: {error}")))?;
+    if bytes > limit {
+        return Err(PropertyError(format!(
+            "{key}={text}: at most {} MiB can be kept",
+            limit >> 20
+        )));
+    }
+    Ok(Some(bytes))
 }
 
 fn checked_id(id: String) -> Result<String, PropertyError> {
@@ -257,18 +337,18 @@ fn chassis_number(text: &str) -> Result<u16, PropertyError> {
 }
 
 /// As its text, so that the JSON between the stages reads as the command line does.
-mod pci_address {
+pub(super) mod pci_address {
     use protocol::pci::PciAddress;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in super::super) fn serialize<S: Serializer>(
         address: &PciAddress,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(address)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<PciAddress, D::Error> {
         String::deserialize(deserializer)?

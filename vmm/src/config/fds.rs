@@ -37,6 +37,8 @@ pub struct FdTable {
     pub control: Option<RawFd>,
     /// The log file of `-D`; standard error without it.
     pub log: Option<RawFd>,
+    /// Listening QMP sockets, one per `Config::monitors`.
+    pub qmp: Vec<RawFd>,
     /// Connected vfio-user sockets, one per vfio device of the configuration.
     pub devices: Vec<DeviceSocket>,
 }

@@ -20,11 +20,15 @@ const PLACE: &str = "\
 const ROOT_PORT: &str = "\
   port=N               port number, 0 to 254; 0 by default
   chassis=N            chassis number, 0 to 65535
+  mem-reserve=SIZE     32-bit memory kept for devices behind it; 2M by default
+  pref64-reserve=SIZE  64-bit prefetchable memory kept for devices behind it; 2M by default
 ";
 
 const VFIO: &str = "\
   bar-mmap=on|off      map its BARs into the guest (on, the default) or send every access to the server
   allow-no-reset=on|off take a device that cannot be reset; off by default
+  unplug-timeout=N     seconds the guest has to let go of it, 1 to 3600; 30 by default
+  on-failure=HOW       when its server is lost: remove it from its slot (the default), restart, or stop the machine
 ";
 
 const HOST: &str = "  host=ADDRESS         the device on the host, as 0000:1a:00.3; required\n";

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `machine` | `-machine`, `-cpu`, `-smp`, `-serial` |
 //! | `memory` | `-m`, `-object memory-backend-memfd`, `-mem-path`: how much memory, of which pages |
+//! | `monitor` | `-qmp`, `-chardev`, `-mon`, `-name`, `-device-policy` |
 //! | `device` | `-device`: which device with which properties |
 //! | `topology` | do the devices fit together: ids, buses, slots |
 //! | `place` | `bus=`, `addr=`, `multifunction=` |
@@ -16,6 +17,7 @@
 
 pub mod machine;
 pub mod memory;
+pub mod monitor;
 pub mod device;
 pub mod topology;
 pub mod place;
@@ -30,11 +32,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use device::{
-    BarMmap, DeviceConfig, RootPortConfig, VfioCommon, VfioPciConfig, VfioUserConfig,
+    BarMmap, DeviceConfig, OnFailure, RootPortConfig, VfioCommon, VfioPciConfig, VfioUserConfig,
 };
 pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
 pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};
+pub use monitor::{MonitorConfig, PolicyRule};
 pub use place::Place;
 pub use property_list::PropertyError;
 
@@ -57,6 +60,12 @@ pub struct Config {
     pub serial: Vec<SerialConfig>,
     /// `-device`, in the order given. Checked against each other.
     pub devices: Vec<DeviceConfig>,
+    /// `-qmp`, and `-mon` with its `-chardev`.
+    pub monitors: Vec<MonitorConfig>,
+    /// `-device-policy`: what may be added later, beside what the command line names.
+    pub policy: Vec<PolicyRule>,
+    /// `-name`.
+    pub name: Option<String>,
     /// `-no-reboot`: a guest reset ends the machine.
     pub no_reboot: bool,
     /// `-D`, `-log-format`, `-log-level`.

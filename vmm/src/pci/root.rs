@@ -61,6 +61,7 @@ struct Port {
     id: String,
     slot: u8,
     devfn: u8,
+    reserve: PortReserve,
     registers: Arc<RootPort>,
 }
 
@@ -117,6 +118,7 @@ impl PciHost {
             id: config.id.clone(),
             slot: place.slot,
             devfn,
+            reserve: reserve(config),
             registers,
         });
         Ok(())
@@ -186,9 +188,10 @@ impl PciHost {
             .functions
             .ports()
             .iter()
-            .map(|bus| PortRequest {
+            .zip(&tree.ports)
+            .map(|(bus, port)| PortRequest {
                 id: bus.name().to_owned(),
-                reserve: PortReserve::default(),
+                reserve: port.reserve,
                 functions: requests(bus),
             })
             .collect();
@@ -324,6 +327,15 @@ impl Work {
     fn add(&mut self, bus: u8, slot: u8, devfn: u8, function: &Arc<dyn PciFunction>) {
         self.functions.push((bus, devfn, Arc::clone(function)));
         self.lines.push((slot, Arc::clone(function)));
+    }
+}
+
+fn reserve(config: &RootPortConfig) -> PortReserve {
+    let default = PortReserve::default();
+    PortReserve {
+        memory: config.mem_reserve.unwrap_or(default.memory),
+        prefetchable: config.pref64_reserve.unwrap_or(default.prefetchable),
+        ..default
     }
 }
 

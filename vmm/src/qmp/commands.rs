@@ -12,7 +12,7 @@ use super::connection::version;
 use super::envelope::Request;
 use super::errors::QmpError;
 use super::events::Event;
-use super::machine::{Devices, Inventory, RunControl, RunState};
+use super::machine::{After, Devices, Inventory, RunControl, RunState};
 use super::schema::{Member, NOTHING, Schema, Shape, optional, required};
 
 #[cfg(test)]
@@ -35,8 +35,35 @@ impl std::fmt::Debug for Context {
     }
 }
 
+/// What a command leads to.
+pub(super) struct Outcome {
+    /// What is returned.
+    pub(super) value: Value,
+    /// What is done once the answer is on its way.
+    pub(super) after: Option<After>,
+}
+
+impl Outcome {
+    fn nothing() -> Outcome {
+        Outcome::from(json!({}))
+    }
+
+    fn then(after: After) -> Outcome {
+        Outcome {
+            value: json!({}),
+            after: Some(after),
+        }
+    }
+}
+
+impl From<Value> for Outcome {
+    fn from(value: Value) -> Outcome {
+        Outcome { value, after: None }
+    }
+}
+
 /// Runs one request.
-pub(super) fn run(context: &Context, request: Request) -> Result<Value, QmpError> {
+pub(super) fn run(context: &Context, request: Request) -> Result<Outcome, QmpError> {
     let command = COMMANDS
         .iter()
         .find(|command| command.name == request.execute)
@@ -52,7 +79,7 @@ struct Command {
     arguments: Shape,
     answer: Shape,
     /// Checks its own arguments before it acts; commands without arguments are checked by [`bare`].
-    run: fn(&Context, &mut Arguments) -> Result<Value, QmpError>,
+    run: fn(&Context, &mut Arguments) -> Result<Outcome, QmpError>,
 }
 
 const STATES: Shape = Shape::Enum("RunState", &RunState::NAMES);
@@ -93,6 +120,8 @@ const DEVICE_ADD: &[Member] = &[
     optional("multifunction", Shape::Bool),
     optional("bar-mmap", Shape::Str),
     optional("allow-no-reset", Shape::Bool),
+    optional("unplug-timeout", Shape::Int),
+    optional("on-failure", Shape::Str),
 ];
 
 const COMMANDS: &[Command] = &[
@@ -106,19 +135,19 @@ const COMMANDS: &[Command] = &[
         name: "query-version",
         arguments: NOTHING,
         answer: Shape::Object("VersionInfo", VERSION),
-        run: |_, _| Ok(version()),
+        run: |_, _| Ok(version().into()),
     },
     Command {
         name: "query-commands",
         arguments: NOTHING,
         answer: Shape::Array(&NAMED),
-        run: |_, _| Ok(command_names()),
+        run: |_, _| Ok(command_names().into()),
     },
     Command {
         name: "query-qmp-schema",
         arguments: NOTHING,
         answer: Shape::Array(&Shape::Any),
-        run: |_, _| Ok(schema()),
+        run: |_, _| Ok(schema().into()),
     },
     Command {
         name: "query-name",
@@ -136,7 +165,7 @@ const COMMANDS: &[Command] = &[
         name: "query-kvm",
         arguments: NOTHING,
         answer: Shape::Object("KvmInfo", KVM),
-        run: |_, _| Ok(json!({ "enabled": true, "present": true })),
+        run: |_, _| Ok(json!({ "enabled": true, "present": true }).into()),
     },
     Command {
         name: "query-cpus-fast",
@@ -154,25 +183,25 @@ const COMMANDS: &[Command] = &[
         name: "query-pci",
         arguments: NOTHING,
         answer: Shape::Array(&Shape::Any),
-        run: |context, _| Ok(context.inventory.pci()),
+        run: |context, _| Ok(context.inventory.pci().into()),
     },
     Command {
         name: "query-hotplug",
         arguments: NOTHING,
         answer: Shape::Array(&Shape::Any),
-        run: |context, _| Ok(context.inventory.slots()),
+        run: |context, _| Ok(context.inventory.slots().into()),
     },
     Command {
         name: "query-vfio-user",
         arguments: NOTHING,
         answer: Shape::Array(&Shape::Any),
-        run: |context, _| Ok(context.inventory.vfio_user()),
+        run: |context, _| Ok(context.inventory.vfio_user().into()),
     },
     Command {
         name: "query-sandbox",
         arguments: NOTHING,
         answer: Shape::Any,
-        run: |context, _| Ok(context.inventory.sandbox()),
+        run: |context, _| Ok(context.inventory.sandbox().into()),
     },
     Command {
         name: "stop",
@@ -190,7 +219,10 @@ const COMMANDS: &[Command] = &[
         name: "system_reset",
         arguments: NOTHING,
         answer: NOTHING,
-        run: |context, arguments| bare(arguments, || context.control.reset()),
+        run: |context, arguments| {
+            arguments.none()?;
+            context.control.reset().map(Outcome::then)
+        },
     },
     Command {
         name: "system_powerdown",
@@ -203,10 +235,8 @@ const COMMANDS: &[Command] = &[
         arguments: NOTHING,
         answer: NOTHING,
         run: |context, arguments| {
-            bare(arguments, || {
-                context.control.quit();
-                Ok(())
-            })
+            arguments.none()?;
+            Ok(Outcome::then(context.control.quit()))
         },
     },
     Command {
@@ -233,15 +263,15 @@ const COMMANDS: &[Command] = &[
 fn bare(
     arguments: &mut Arguments,
     act: impl FnOnce() -> Result<(), QmpError>,
-) -> Result<Value, QmpError> {
+) -> Result<Outcome, QmpError> {
     arguments.none()?;
     act()?;
-    Ok(json!({}))
+    Ok(Outcome::nothing())
 }
 
-fn capabilities(_: &Context, arguments: &mut Arguments) -> Result<Value, QmpError> {
+fn capabilities(_: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {
     match arguments.list("enable")?.first() {
-        None => Ok(json!({})),
+        None => Ok(Outcome::nothing()),
         Some(capability) => Err(QmpError::generic(format!(
             "Capability {capability} not available"
         ))),
@@ -282,19 +312,20 @@ fn schema() -> Value {
     schema.into_json()
 }
 
-fn name(context: &Context, _: &mut Arguments) -> Result<Value, QmpError> {
+fn name(context: &Context, _: &mut Arguments) -> Result<Outcome, QmpError> {
     Ok(context
         .inventory
         .name()
-        .map_or_else(|| json!({}), |name| json!({ "name": name })))
+        .map_or_else(|| json!({}), |name| json!({ "name": name }))
+        .into())
 }
 
-fn status(context: &Context, _: &mut Arguments) -> Result<Value, QmpError> {
+fn status(context: &Context, _: &mut Arguments) -> Result<Outcome, QmpError> {
     let state = context.control.state();
-    Ok(json!({ "running": state == RunState::Running, "status": state.name() }))
+    Ok(json!({ "running": state == RunState::Running, "status": state.name() }).into())
 }
 
-fn cpus(context: &Context, _: &mut Arguments) -> Result<Value, QmpError> {
+fn cpus(context: &Context, _: &mut Arguments) -> Result<Outcome, QmpError> {
     let cpu = |cpu: super::machine::Cpu| {
         json!({
             "cpu-index": cpu.index,
@@ -303,27 +334,27 @@ fn cpus(context: &Context, _: &mut Arguments) -> Result<Value, QmpError> {
             "target": "x86_64",
         })
     };
-    Ok(context.inventory.cpus().into_iter().map(cpu).collect())
+    let cpus: Value = context.inventory.cpus().into_iter().map(cpu).collect();
+    Ok(cpus.into())
 }
 
-fn memory(context: &Context, _: &mut Arguments) -> Result<Value, QmpError> {
-    Ok(json!({ "base-memory": context.inventory.memory_bytes() }))
+fn memory(context: &Context, _: &mut Arguments) -> Result<Outcome, QmpError> {
+    Ok(json!({ "base-memory": context.inventory.memory_bytes() }).into())
 }
 
-fn device_add(context: &Context, arguments: &mut Arguments) -> Result<Value, QmpError> {
+fn device_add(context: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {
     context.devices.add(arguments.take_all())?;
-    Ok(json!({}))
+    Ok(Outcome::nothing())
 }
 
-fn device_del(context: &Context, arguments: &mut Arguments) -> Result<Value, QmpError> {
+fn device_del(context: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {
     let id = arguments.string("id")?;
     let force = arguments.flag("force")?;
     arguments.none()?;
-    context.devices.remove(&id, force)?;
-    Ok(json!({}))
+    context.devices.remove(&id, force).map(Outcome::then)
 }
 
-fn list_properties(_: &Context, arguments: &mut Arguments) -> Result<Value, QmpError> {
+fn list_properties(_: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {
     let driver = arguments.string("typename")?;
     let taken = |member: &&Member| match driver.as_str() {
         "vfio-pci" => member.name != "socket",
@@ -339,7 +370,7 @@ fn list_properties(_: &Context, arguments: &mut Arguments) -> Result<Value, QmpE
     if properties.is_empty() {
         return Err(QmpError::generic(format!("Class '{driver}' not found")));
     }
-    Ok(Value::Array(properties))
+    Ok(Value::Array(properties).into())
 }
 
 fn shape_name(shape: &Shape) -> &'static str {

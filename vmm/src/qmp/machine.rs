@@ -29,6 +29,9 @@ impl RunState {
     }
 }
 
+/// What a command starts once its answer is on its way.
+pub type After = Box<dyn FnOnce() + Send>;
+
 /// Starting and stopping.
 pub trait RunControl: Send + Sync {
     /// Whether the processors run.
@@ -37,12 +40,12 @@ pub trait RunControl: Send + Sync {
     fn stop(&self) -> Result<(), QmpError>;
     /// Lets them run again. Sends RESUME.
     fn resume(&self) -> Result<(), QmpError>;
-    /// Resets the machine as the guest would.
-    fn reset(&self) -> Result<(), QmpError>;
+    /// Resets the machine as the guest would. What it gives does it, and RESET follows.
+    fn reset(&self) -> Result<After, QmpError>;
     /// Presses the ACPI power button. Sends POWERDOWN.
     fn power_down(&self) -> Result<(), QmpError>;
-    /// Ends the process, after the answer is on its way.
-    fn quit(&self);
+    /// What this gives ends the process.
+    fn quit(&self) -> After;
 }
 
 /// One virtual processor.
@@ -76,6 +79,7 @@ pub trait Inventory: Send + Sync {
 pub trait Devices: Send + Sync {
     /// Adds the device that these properties describe; when it returns, the host's side is done.
     fn add(&self, properties: Map<String, Value>) -> Result<(), QmpError>;
-    /// Asks the guest for the device (or takes it, with `force`); the end of it is an event.
-    fn remove(&self, id: &str, force: bool) -> Result<(), QmpError>;
+    /// Checks that the device can be asked for. What this gives asks the guest for it (or takes it, with `force`); the
+    /// end of that is an event, so that the event always follows the answer.
+    fn remove(&self, id: &str, force: bool) -> Result<After, QmpError>;
 }

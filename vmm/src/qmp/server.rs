@@ -135,11 +135,19 @@ impl CommandQueue {
                 Step::Run(mut request) => (request.id.take(), commands::run(context, request)),
                 Step::Refuse { id, error } => (id, Err(error)),
             };
+            let (answer, after) = match outcome {
+                Ok(outcome) => (Ok(outcome.value), outcome.after),
+                Err(error) => (Err(error), None),
+            };
             let mut clients = self.shared.lock();
             if let Some(client) = clients.by_id.get_mut(&client) {
-                client.connection.answer(id.as_ref(), outcome);
+                client.connection.answer(id.as_ref(), answer);
             }
             self.shared.settle(&mut clients, client);
+            drop(clients);
+            if let Some(after) = after {
+                after();
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Inherited {
     pub serial: Vec<SerialWire>,
     /// To the supervisor.
     pub control: Option<OwnedFd>,
+    /// Listening QMP sockets.
+    pub qmp: Vec<OwnedFd>,
     /// Connected vfio-user sockets by device id.
     pub devices: Vec<(String, OwnedFd)>,
 }
@@ -63,6 +65,11 @@ impl Inherited {
             initrd: optional(fds.initrd, "initrd")?,
             serial: fds.serial.iter().map(serial).collect::<Result<_, _>>()?,
             control: optional(fds.control, "supervisor")?,
+            qmp: fds
+                .qmp
+                .iter()
+                .map(|number| adopt(*number, "QMP socket"))
+                .collect::<Result<_, _>>()?,
             devices: fds
                 .devices
                 .iter()

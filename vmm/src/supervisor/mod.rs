@@ -11,6 +11,7 @@
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
 //! | `hosts` | which IOMMU group, is it ours to pass |
 //! | `open`, `socket_file`, `connect` | files, serial sockets, other people's device servers |
+//! | `monitors` | where QMP clients connect |
 //! | `terminal`, `deadline` | the terminal afterwards; how long for what |
 
 mod watch;
@@ -24,6 +25,7 @@ mod ready;
 mod programs;
 mod hosts;
 mod open;
+mod monitors;
 mod socket_file;
 mod connect;
 mod terminal;
@@ -40,6 +42,7 @@ use attach::Attachments;
 use connect::ConnectError;
 use control::Control;
 use hosts::{HostDevice, HostError};
+use monitors::MonitorError;
 use open::OpenError;
 use policy::Policy;
 use programs::Programs;
@@ -56,6 +59,8 @@ enum SuperviseError {
     Host(#[from] HostError),
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -87,7 +92,8 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let groups = hosts::by_group(Path::new(hosts::SYSFS), &host_devices(&config))?;
     // 4. Open files. Socket files go away when this function returns.
     let mut socket_files = Vec::new();
-    let files = open::open(&config, &mut socket_files)?;
+    let mut files = open::open(&config, &mut socket_files)?;
+    files.qmp = monitors::listen(&config.monitors, &mut socket_files)?;
     let log_file = config.log.file.as_deref().map(open::log).transpose()?;
     // 5. Connect to device servers that others started.
     let mut devices = connect_sockets(&config)?;

@@ -19,6 +19,8 @@ pub(super) struct OpenFiles {
     pub(super) kernel: OwnedFd,
     pub(super) initrd: Option<OwnedFd>,
     pub(super) serial: Vec<SerialEnds>,
+    /// Listening QMP sockets; see `monitors`.
+    pub(super) qmp: Vec<OwnedFd>,
 }
 
 /// The two directions of a serial port; see `SerialFds`.
@@ -89,6 +91,7 @@ pub(super) fn open(config: &Config, files: &mut Vec<SocketFile>) -> Result<OpenF
         kernel,
         initrd,
         serial,
+        qmp: Vec::new(),
     })
 }
 

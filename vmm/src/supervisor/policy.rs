@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use protocol::pci::PciAddress;
 use protocol::supervisor::Target;
 
-use crate::config::{Config, DeviceConfig};
+use crate::config::{Config, DeviceConfig, PolicyRule};
 
 /// What a VM may have.
 #[derive(Debug, Default)]
@@ -27,21 +27,21 @@ struct HostRule {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denied {
     #[error(
-        "host device {0} is not one that this VM may have: name it with -device vfio-pci,host={0} when the VM is started"
+        "host device {0} is not one that this VM may have: start the VM with -device-policy allow-host={0}"
     )]
     Host(PciAddress),
     #[error(
-        "host device {0} may not be passed without a reset: give its -device allow-no-reset=on when the VM is started"
+        "host device {0} may not be passed without a reset: start the VM with -device-policy allow-host={0},allow-no-reset=on"
     )]
     NoReset(PciAddress),
     #[error(
-        "socket {0} is not one that this VM may have: name it with -device vfio-user-pci,socket={0} when the VM is started"
+        "socket {0} is not one that this VM may have: start the VM with -device-policy allow-socket={0}"
     )]
     Socket(PathBuf),
 }
 
 impl Policy {
-    /// What the command line names.
+    /// What the command line names, and what `-device-policy` adds.
     pub(super) fn from_config(config: &Config) -> Policy {
         let mut policy = Policy::default();
         for device in &config.devices {
@@ -58,7 +58,25 @@ impl Policy {
                 DeviceConfig::RootPort(_) => {}
             }
         }
+        config.policy.iter().for_each(|rule| policy.add(rule));
         policy
+    }
+
+    fn add(&mut self, rule: &PolicyRule) {
+        match rule {
+            PolicyRule::Host {
+                host,
+                allow_no_reset,
+            } => {
+                let rule = self.hosts.entry(*host).or_insert(HostRule {
+                    allow_no_reset: false,
+                });
+                rule.allow_no_reset |= allow_no_reset;
+            }
+            PolicyRule::Socket(path) => {
+                self.sockets.insert(path.clone());
+            }
+        }
     }
 
     /// Whether the VM may have this.
@@ -125,7 +143,7 @@ mod tests {
         assert!(
             denied
                 .to_string()
-                .contains("-device vfio-pci,host=0000:00:06.0"),
+                .contains("-device-policy allow-host=0000:00:06.0"),
             "{denied}"
         );
         let denied = policy().check(&host("0000:00:04.0", true)).unwrap_err();

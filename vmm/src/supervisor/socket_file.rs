@@ -22,6 +22,11 @@ pub(super) struct SocketFile {
 impl SocketFile {
     /// Listens on `path` with mode 0600. A socket file that nobody listens on any more is replaced.
     pub(super) fn listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
+        Self::listen_for(path, BACKLOG)
+    }
+
+    /// The same, with room for so many connections that wait.
+    pub(super) fn listen_for(path: &Path, backlog: i32) -> io::Result<(OwnedFd, SocketFile)> {
         let address = SocketAddrUnix::new(path)?;
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
@@ -44,7 +49,7 @@ impl SocketFile {
             device: metadata.dev(),
             inode: metadata.ino(),
         };
-        rustix::net::listen(&socket, BACKLOG)?;
+        rustix::net::listen(&socket, backlog)?;
         Ok((socket, file))
     }
 }

@@ -139,6 +139,7 @@ impl Spawner {
                     output: ends.output.map(|fd| list.add(fd)),
                 })
                 .collect(),
+            qmp: files.qmp.into_iter().map(|fd| list.add(fd)).collect(),
             control: Some(list.add(vmm_control)),
             log: log.map(|fd| list.add(fd)),
             devices: devices

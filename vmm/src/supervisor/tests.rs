@@ -67,6 +67,9 @@ impl Scratch {
             append: String::new(),
             serial,
             devices: Vec::new(),
+            monitors: Vec::new(),
+            policy: Vec::new(),
+            name: None,
             no_reboot: false,
             log: log_config(),
         }
@@ -247,7 +250,7 @@ fn requests_of_the_vmm_meet_the_policy() {
     listener.accept().unwrap();
     assert!(matches!(twice.0, Reply::Refused { reason, .. } if reason.contains("id a is in use")));
     assert!(
-        matches!(other.0, Reply::Refused { reason, .. } if reason.contains("-device vfio-user-pci"))
+        matches!(other.0, Reply::Refused { reason, .. } if reason.contains("-device-policy allow-socket="))
     );
     assert!(other.1.is_none());
 }

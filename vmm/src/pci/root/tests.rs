@@ -110,6 +110,8 @@ impl Machine {
                 port: 1,
                 chassis: None,
                 place,
+                mem_reserve: None,
+                pref64_reserve: None,
             })
             .unwrap();
         machine

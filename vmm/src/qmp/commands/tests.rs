@@ -27,14 +27,15 @@ impl RunControl for Noted {
     fn resume(&self) -> Result<(), QmpError> {
         Ok(())
     }
-    fn reset(&self) -> Result<(), QmpError> {
-        Ok(())
+    fn reset(&self) -> Result<After, QmpError> {
+        Ok(Box::new(|| ()))
     }
     fn power_down(&self) -> Result<(), QmpError> {
         Ok(())
     }
-    fn quit(&self) {
+    fn quit(&self) -> After {
         self.note("quit");
+        Box::new(|| ())
     }
 }
 
@@ -70,7 +71,7 @@ impl Devices for Noted {
         self.note(&format!("add {}", properties["id"]));
         Ok(())
     }
-    fn remove(&self, id: &str, force: bool) -> Result<(), QmpError> {
+    fn remove(&self, id: &str, force: bool) -> Result<After, QmpError> {
         self.note(&format!("remove {id} {force}"));
         Err(QmpError::unknown_device(id))
     }
@@ -90,6 +91,7 @@ fn execute(machine: &Arc<Noted>, text: &str) -> Result<Value, QmpError> {
         },
         Request::parse(text.as_bytes()).unwrap(),
     )
+    .map(|outcome| outcome.value)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::super::errors::QmpError;
-use super::super::machine::{Cpu, Devices, Inventory, RunControl, RunState};
+use super::super::machine::{After, Cpu, Devices, Inventory, RunControl, RunState};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,13 +24,15 @@ impl RunControl for Idle {
     fn resume(&self) -> Result<(), QmpError> {
         Ok(())
     }
-    fn reset(&self) -> Result<(), QmpError> {
-        Ok(())
+    fn reset(&self) -> Result<After, QmpError> {
+        Ok(Box::new(|| ()))
     }
     fn power_down(&self) -> Result<(), QmpError> {
         Ok(())
     }
-    fn quit(&self) {}
+    fn quit(&self) -> After {
+        Box::new(|| ())
+    }
 }
 
 impl Inventory for Idle {
@@ -61,7 +63,7 @@ impl Devices for Idle {
     fn add(&self, _: Map<String, Value>) -> Result<(), QmpError> {
         Ok(())
     }
-    fn remove(&self, id: &str, _: bool) -> Result<(), QmpError> {
+    fn remove(&self, id: &str, _: bool) -> Result<After, QmpError> {
         Err(QmpError::unknown_device(id))
     }
 }
