@@ -16,9 +16,9 @@ use crate::event_loop::{EventLoop, Interest};
 use crate::kvm::vcpu_set::VcpuContext;
 use crate::kvm::{FatalExit, KvmError, Vcpu, VcpuSet, Vm};
 use crate::machine::boot::{BootError, BootFiles};
-use crate::machine::power::{StopRequest, StopRequests};
+use crate::machine::power::{self, Power, StopRequest, StopRequests};
 use crate::machine::serial::SerialPort;
-use crate::machine::{acpi, cpuid, power};
+use crate::machine::{acpi, cpuid};
 use crate::memory::layout::{self, GuestLayout, LayoutError};
 use crate::memory::ram::{GuestRam, RamError};
 use crate::pci::{PciError, PciHost, PciWindows};
@@ -141,6 +141,7 @@ struct Board {
     ram: Arc<GuestRam>,
     layout: GuestLayout,
     pci: Arc<PciHost>,
+    power: Arc<Power>,
     serial: Vec<Arc<SerialPort>>,
     devices: Arc<Devices>,
     vcpus: VcpuSet,
@@ -165,7 +166,13 @@ impl Board {
         // 2. Who answers trapped accesses.
         let spaces = Arc::new(AddressSpaces::default());
         let stop = StopRequests::new().map_err(io("Create an eventfd"))?;
-        power::install(&spaces.pio, &stop)?;
+        let irq = Arc::clone(&vm);
+        let sci = move |level| {
+            if let Err(error) = irq.irq().set_line(power::SCI, level) {
+                tracing::warn!(error = %error, "system control interrupt");
+            }
+        };
+        let power = Power::install(&spaces.pio, &stop, Box::new(sci))?;
         let mut serial = Vec::new();
         for (index, wire) in inherited.serial.into_iter().enumerate() {
             let port = SerialPort::install(index, wire, &spaces.pio, vm.irq(), stages.began());
@@ -216,6 +223,7 @@ impl Board {
             ram,
             layout,
             pci,
+            power,
             serial,
             devices,
             vcpus,
@@ -247,6 +255,7 @@ impl Board {
         self.vcpus.pause()?;
         // 2. Devices stop their DMA before memory is written.
         self.pci.reset();
+        self.power.reset();
         self.serial.iter().for_each(|port| port.reset());
         // 3. Interrupt controllers, timer, vCPUs, PCI, kernel.
         self.vm.reset_chips()?;

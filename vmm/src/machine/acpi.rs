@@ -1,10 +1,11 @@
 //! What the guest is told about the board: the ACPI tables.
 //!
-//! RSDP → XSDT → FADT (→ DSDT), MADT, MCFG. Hardware-reduced: see `power.rs` for the registers and the reason. One IOAPIC with
-//! 24 pins, GSIs one to one, so that no interrupt needs an override.
+//! RSDP → XSDT → FADT (→ DSDT, FACS), MADT, MCFG. Fixed hardware: see `power.rs` for the registers and the reason. One IOAPIC
+//! with 24 pins, GSIs one to one, so that no interrupt needs an override; the SCI is level-triggered by default.
 //!
 //! Pure: bytes and where they go. `boot.rs` writes them. Limits: all tables fit in [`TABLES_LEN`] bytes.
 
+use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{
@@ -56,7 +57,8 @@ pub fn tables(board: &Board) -> Vec<u8> {
         bytes: vec![0; Rsdp::len()],
     };
     let dsdt = blob.add(&dsdt(board));
-    let fadt = blob.add(&fadt(dsdt));
+    let facs = blob.add(&FACS::new());
+    let fadt = blob.add(&fadt(dsdt, facs));
     let madt = blob.add(&madt(board.cpus));
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     mcfg.add_ecam(layout::ECAM.start, 0, 0, 255);
@@ -83,38 +85,42 @@ struct Blob {
 impl Blob {
     /// Appends a table and returns its guest address.
     fn add(&mut self, table: &dyn Aml) -> u64 {
-        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(TABLE_ALIGN), 0);
         let address = TABLES_START + self.bytes.len() as u64;
         table.to_aml_bytes(&mut self.bytes);
         address
     }
 }
 
-fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
+fn fadt(dsdt: u64, facs: u64) -> acpi_tables::fadt::FADT {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
+        .firmware_ctrl_64(facs)
         .preferred_pm_profile(PmProfile::EnterpriseServer)
-        .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
         .flag(Flags::Wbinvd)
-        .flag(Flags::PwrButton)
+        .flag(Flags::ProcC1)
         .flag(Flags::SlpButton)
         .flag(Flags::Headless);
-    let port = |port: u16| {
-        GAS::new(
-            AddressSpace::SystemIo,
-            8,
-            0,
-            AccessSize::ByteAccess,
-            u64::from(port),
-        )
-    };
-    fadt.reset_reg = port(power::RESET_PORT);
+    fadt.sci_int = u16::try_from(power::SCI.0).unwrap_or(u16::MAX).into();
+    fadt.pm1a_evt_blk = u32::from(power::PM1_EVENT_PORT).into();
+    fadt.pm1_evt_len = 4;
+    fadt.pm1a_cnt_blk = u32::from(power::PM1_CONTROL_PORT).into();
+    fadt.pm1_cnt_len = 2;
+    fadt.x_pm1a_evt_blk = port(power::PM1_EVENT_PORT, 32, AccessSize::WordAccess);
+    fadt.x_pm1a_cnt_blk = port(power::PM1_CONTROL_PORT, 16, AccessSize::WordAccess);
+    fadt.reset_reg = port(power::RESET_PORT, 8, AccessSize::ByteAccess);
     fadt.reset_value = power::RESET_VALUE;
-    fadt.sleep_control_reg = port(power::SLEEP_CONTROL_PORT);
-    fadt.sleep_status_reg = port(power::SLEEP_STATUS_PORT);
+    // C2 and C3 do not exist (ACPI 6.5 §5.2.9: above 100 and 1000 microseconds).
+    fadt.p_lvl2_lat = 101.into();
+    fadt.p_lvl3_lat = 1001.into();
     fadt.iapc_boot_arch = BOOT_ARCH.into();
     fadt.finalize()
+}
+
+fn port(port: u16, bits: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, bits, 0, access, u64::from(port))
 }
 
 fn madt(cpus: u8) -> MADT {
@@ -139,6 +145,8 @@ fn definition_block(signature: [u8; 4], objects: &[&dyn Aml]) -> Sdt {
     table
 }
 
+/// The FACS must lie at a multiple of 64 (ACPI 6.5 §5.2.10); so all do.
+const TABLE_ALIGN: usize = 64;
 /// Length of a table's header (ACPI 6.5 §5.2.6).
 const HEADER_LEN: usize = 36;
 

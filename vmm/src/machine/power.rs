@@ -1,9 +1,10 @@
-//! How the guest turns itself off or resets itself.
+//! How the guest turns itself off or resets itself, and how it is asked to.
 //!
-//! The board is hardware-reduced ACPI (ACPI 6.5 §4.1, §4.8.3.7): power-off is a write to the sleep control register,
-//! reset a write to the reset register. So there are no PM1 blocks, no PM timer, no SCI and no SMI command port to
-//! emulate: fewer registers that a guest can poke, and Linux needs none of them. The two older ways to reset a PC, port
-//! 0xcf9 and the keyboard controller's pulse (command 0xfe to port 0x64), work too: kernels fall back to them.
+//! Fixed ACPI hardware (ACPI 6.5 §4.8): the PM1 event and control registers, the SCI, and a reset register. Not
+//! hardware-reduced ACPI, which would have fewer registers: Linux then resets through EFI or, without it, jumps to a
+//! BIOS that is not there (measured: the guest hangs). ACPI is on from the start, so there is no SMI command
+//! port; there is no PM timer (kvmclock and the PIT do) and there are no GPEs. The two older ways to reset a PC, port 0xcf9
+//! and the keyboard controller's pulse (command 0xfe to port 0x64), work too: kernels fall back to them.
 //!
 //! What the guest asks for is a [`StopRequest`]; who runs the machine waits for [`StopRequests::fd`].
 
@@ -15,31 +16,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::address_space::{AddressRange, AddressSpace, Overlap, Trap};
-use crate::kvm::FatalExit;
+use crate::kvm::{FatalExit, Gsi};
 
 #[cfg(test)]
 mod tests;
 
-/// SLEEP_CONTROL_REG, SLEEP_STATUS_REG and RESET_REG, one port each.
-pub const SLEEP_CONTROL_PORT: u16 = 0x600;
-/// See [`SLEEP_CONTROL_PORT`].
-pub const SLEEP_STATUS_PORT: u16 = 0x601;
-/// See [`SLEEP_CONTROL_PORT`].
-pub const RESET_PORT: u16 = 0x602;
-/// All three.
+/// PM1a_EVT_BLK: status, then enable, two bytes each.
+pub const PM1_EVENT_PORT: u16 = 0x600;
+/// PM1a_CNT_BLK: two bytes.
+pub const PM1_CONTROL_PORT: u16 = 0x604;
+/// RESET_REG: one byte.
+pub const RESET_PORT: u16 = 0x608;
+/// All of them.
 pub const POWER_PORTS: AddressRange = AddressRange {
     start: 0x600,
-    len: 3,
+    len: 0x10,
 };
 /// What the FADT tells the guest to write to RESET_REG.
 pub const RESET_VALUE: u8 = 1;
 /// Sleep type of S5, as in `\_S5`.
 pub const SLP_TYP_S5: u8 = 5;
+/// The system control interrupt.
+pub const SCI: Gsi = Gsi(9);
 
-/// ACPI 6.5 §4.8.3.7: SLP_EN, and SLP_TYPx in bits 2 to 4.
-const SLP_EN: u8 = 1 << 5;
-const SLP_TYP_SHIFT: u8 = 2;
-const SLP_TYP_MASK: u8 = 7;
+/// Offsets in [`POWER_PORTS`].
+const PM1_STS: u64 = 0;
+const PM1_EN: u64 = 2;
+const PM1_CNT: u64 = 4;
+const RESET: u64 = 8;
+/// PM1_STS and PM1_EN (ACPI 6.5 §4.8.3.1): the power button is bit 8 of both. No other fixed event exists here.
+const PWRBTN: u16 = 1 << 8;
+/// PM1_CNT (ACPI 6.5 §4.8.3.2): ACPI is on, sleep type, go to sleep.
+const SCI_EN: u16 = 1;
+const SLP_TYP_SHIFT: u16 = 10;
+const SLP_TYP_MASK: u16 = 7;
+const SLP_EN: u16 = 1 << 13;
 /// Reset Control Register of a PC chipset.
 const RST_CNT_PORT: u16 = 0xcf9;
 /// RST_CNT: bit 2 from 0 to 1 resets.
@@ -109,52 +120,140 @@ impl StopRequests {
     }
 }
 
-/// Puts the registers into the port space.
-pub fn install(ports: &AddressSpace, requests: &Arc<StopRequests>) -> Result<(), Overlap> {
-    ports.insert(
-        POWER_PORTS,
-        Arc::new(PowerRegisters {
-            requests: Arc::clone(requests),
-        }),
-    )?;
-    ports.insert(
-        KEYBOARD,
-        Arc::new(KeyboardReset {
-            requests: Arc::clone(requests),
-        }),
-    )?;
-    // A byte inside the PCI configuration address register.
-    ports.insert_exact(
-        u64::from(RST_CNT_PORT),
-        1,
-        Arc::new(ResetControl {
-            requests: Arc::clone(requests),
-        }),
-    );
-    Ok(())
-}
+/// Raises or lowers the system control interrupt.
+pub type SciLine = Box<dyn Fn(bool) + Send + Sync>;
 
-struct PowerRegisters {
+/// The registers.
+pub struct Power {
     requests: Arc<StopRequests>,
+    sci: SciLine,
+    pm1: Mutex<Pm1>,
 }
 
-impl Trap for PowerRegisters {
-    fn read(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0);
+#[derive(Debug, Default)]
+struct Pm1 {
+    status: u16,
+    enable: u16,
+}
+
+impl Power {
+    /// Puts the registers into the port space.
+    pub fn install(
+        ports: &AddressSpace,
+        requests: &Arc<StopRequests>,
+        sci: SciLine,
+    ) -> Result<Arc<Power>, Overlap> {
+        let power = Arc::new(Power {
+            requests: Arc::clone(requests),
+            sci,
+            pm1: Mutex::default(),
+        });
+        ports.insert(POWER_PORTS, Arc::clone(&power) as Arc<dyn Trap>)?;
+        ports.insert(
+            KEYBOARD,
+            Arc::new(KeyboardReset {
+                requests: Arc::clone(requests),
+            }),
+        )?;
+        // A byte inside the PCI configuration address register.
+        let reset_control = Arc::new(ResetControl {
+            requests: Arc::clone(requests),
+        });
+        ports.insert_exact(u64::from(RST_CNT_PORT), 1, reset_control);
+        Ok(power)
     }
 
-    fn write(&self, offset: u64, data: &[u8]) {
-        let Some(&value) = data.first() else {
-            return;
-        };
-        let sleep_type = (value >> SLP_TYP_SHIFT) & SLP_TYP_MASK;
-        match u16::try_from(POWER_PORTS.start + offset) {
-            Ok(SLEEP_CONTROL_PORT) if value & SLP_EN != 0 && sleep_type == SLP_TYP_S5 => {
-                self.requests.request(StopRequest::PowerOff);
+    /// Asks the guest to turn itself off. Nothing happens if it has not enabled the button.
+    pub fn press_button(&self) {
+        self.change(|pm1| pm1.status |= PWRBTN);
+    }
+
+    /// Back to the state after power-on.
+    pub fn reset(&self) {
+        self.change(|pm1| *pm1 = Pm1::default());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Pm1)) {
+        let mut pm1 = self.pm1.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut pm1);
+        (self.sci)(pm1.status & pm1.enable != 0);
+    }
+
+    fn register(&self, offset: u64) -> u16 {
+        let pm1 = self.pm1.lock().unwrap_or_else(PoisonError::into_inner);
+        match offset {
+            PM1_STS => pm1.status,
+            PM1_EN => pm1.enable,
+            PM1_CNT => SCI_EN,
+            _ => 0,
+        }
+    }
+
+    fn set_register(&self, offset: u64, value: u16) {
+        match offset {
+            // A one clears.
+            PM1_STS => self.change(|pm1| pm1.status &= !value),
+            PM1_EN => self.change(|pm1| pm1.enable = value & PWRBTN),
+            PM1_CNT => {
+                let sleep_type = (value >> SLP_TYP_SHIFT) & SLP_TYP_MASK;
+                if value & SLP_EN != 0 && sleep_type == u16::from(SLP_TYP_S5) {
+                    self.requests.request(StopRequest::PowerOff);
+                }
             }
-            Ok(RESET_PORT) if value == RESET_VALUE => self.requests.request(StopRequest::Reset),
             _ => {}
         }
+    }
+}
+
+impl Trap for Power {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            let [low, high] = self.register(at & !1).to_le_bytes();
+            *byte = if at & 1 == 0 { low } else { high };
+        }
+    }
+
+    /// Bytes are what ACPICA writes to the reset register, words and dwords (status and enable together) to PM1.
+    /// A single byte of a PM1 register leaves the other byte as it is.
+    fn write(&self, offset: u64, data: &[u8]) {
+        if offset == RESET {
+            if data.first() == Some(&RESET_VALUE) {
+                self.requests.request(StopRequest::Reset);
+            }
+            return;
+        }
+        match (data, offset & 1) {
+            ([low, high], 0) => self.set_register(offset, u16::from_le_bytes([*low, *high])),
+            ([a, b, c, d], 0) => {
+                self.set_register(offset, u16::from_le_bytes([*a, *b]));
+                self.set_register(offset + 2, u16::from_le_bytes([*c, *d]));
+            }
+            ([byte], half) => {
+                let register = offset & !1;
+                // For the status register the other byte is zeros: it clears nothing.
+                let [low, high] = if register == PM1_EN {
+                    self.register(register)
+                } else {
+                    0
+                }
+                .to_le_bytes();
+                let bytes = if half == 0 {
+                    [*byte, high]
+                } else {
+                    [low, *byte]
+                };
+                self.set_register(register, u16::from_le_bytes(bytes));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Debug for Power {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Power")
+            .field("pm1", &self.pm1)
+            .finish_non_exhaustive()
     }
 }
 

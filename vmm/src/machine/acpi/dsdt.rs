@@ -160,7 +160,7 @@ fn reserved() -> Vec<u8> {
     let hid = Name::new(path("_HID"), &EISAName::new("PNP0C02"));
     let uid = Name::new(path("_UID"), &ZERO);
     let ecam = Memory32Fixed::new(true, narrow(layout::ECAM.start), narrow(layout::ECAM.len));
-    let first = power::SLEEP_CONTROL_PORT;
+    let first = power::PM1_EVENT_PORT;
     let registers = IO::new(
         first,
         first,

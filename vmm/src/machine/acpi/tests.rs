@@ -61,14 +61,30 @@ fn every_checksum_is_right_and_the_largest_board_fits() {
 }
 
 #[test]
-fn fadt_is_hardware_reduced_with_reset_and_sleep_registers() {
-    let fadt = table(&tables(&board(1)), b"FACP");
+fn fadt_has_fixed_hardware_and_a_reset_register() {
+    let blob = tables(&board(1));
+    let fadt = table(&blob, b"FACP");
     let flags = number(&fadt[112..116]);
-    assert_eq!(flags & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10);
+    assert_eq!(
+        flags & (1 << 20 | 1 << 10 | 1 << 4),
+        1 << 10,
+        "reset register, power button, not hardware-reduced"
+    );
+    assert_eq!(
+        (number(&fadt[46..48]), number(&fadt[48..52])),
+        (9, 0),
+        "SCI, no SMI command port"
+    );
+    assert_eq!(
+        (number(&fadt[56..60]), number(&fadt[64..68])),
+        (0x600, 0x604)
+    );
+    assert_eq!((fadt[88], fadt[89]), (4, 2));
     // Generic address: I/O space, 8 bits, offset 0, byte access, port.
-    assert_eq!(fadt[116..128], [1, 8, 0, 1, 0x02, 0x06, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(fadt[116..128], [1, 8, 0, 1, 0x08, 0x06, 0, 0, 0, 0, 0, 0]);
     assert_eq!(fadt[128], 1);
-    assert_eq!(fadt[244..256], [1, 8, 0, 1, 0x00, 0x06, 0, 0, 0, 0, 0, 0]);
+    assert!(at(&blob, number(&fadt[132..140])).starts_with(b"FACS"));
+    assert!(number(&fadt[132..140]).is_multiple_of(64));
 }
 
 #[test]
