@@ -32,6 +32,8 @@ pub(super) enum Event {
     LetGo,
     /// It has ended and was reaped.
     Exited,
+    /// It has ended with success and was reaped: its clients had left.
+    Finished,
     /// Its deadline passed.
     Late,
     /// The operator is out of patience.
@@ -47,6 +49,8 @@ pub(super) enum Action {
     Fail,
     /// It died under the VMM: say so.
     ReportLoss,
+    /// Its clients have left, and it ended: the host has its devices back, though nobody asked for that here.
+    ReportFinish,
     /// It is gone as it should: the host has its devices back.
     ReportEnd,
     /// It cannot even be killed: say so.
@@ -72,15 +76,18 @@ impl Life {
             (Life::Starting, Event::NotReady | Event::Late | Event::LetGo | Event::StopNow) => {
                 (Life::Killed, FAIL_AND_KILL)
             }
-            (Life::Starting, Event::Exited) => (Life::Gone, &[Action::Fail]),
+            (Life::Starting, Event::Exited | Event::Finished) => (Life::Gone, &[Action::Fail]),
             (Life::Serving, Event::LetGo) => {
                 (Life::Ending, &[Action::Within(deadline::SERVER_END)])
             }
             (Life::Serving, Event::Exited) => (Life::Gone, &[Action::ReportLoss]),
+            (Life::Serving, Event::Finished) => (Life::Gone, &[Action::ReportFinish]),
             (Life::Serving | Life::Ending, Event::StopNow) | (Life::Ending, Event::Late) => {
                 (Life::Killed, KILL)
             }
-            (Life::Ending | Life::Killed, Event::Exited) => (Life::Gone, &[Action::ReportEnd]),
+            (Life::Ending | Life::Killed, Event::Exited | Event::Finished) => {
+                (Life::Gone, &[Action::ReportEnd])
+            }
             (Life::Killed, Event::Late) => (Life::Gone, &[Action::ReportStuck]),
             (Life::Serving | Life::Ending | Life::Killed, Event::Ready | Event::NotReady)
             | (Life::Serving, Event::Late)
@@ -95,7 +102,8 @@ impl Life {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 6] = [
+    const EVENTS: [Event; 7] = [
+        Event::Finished,
         Event::Ready,
         Event::NotReady,
         Event::LetGo,
@@ -142,9 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn server_that_ends_after_its_clients_is_no_loss() {
+        assert_eq!(
+            Life::Serving.on(Event::Finished),
+            (Life::Gone, &[Action::ReportFinish][..])
+        );
+    }
+
+    #[test]
     fn exit_always_ends_the_life() {
         for life in LIVES {
             assert_eq!(life.on(Event::Exited).0, Life::Gone, "{life:?}");
+            assert_eq!(life.on(Event::Finished).0, Life::Gone, "{life:?}");
         }
     }
 

@@ -12,7 +12,7 @@
 //! | `hosts` | which IOMMU group, is it ours to pass |
 //! | `open`, `socket_file`, `connect` | files, serial sockets, other people's device servers |
 //! | `monitors` | where QMP clients connect |
-//! | `terminal`, `deadline` | the terminal afterwards; how long for what |
+//! | `signals`, `terminal`, `deadline` | who asks to end; the terminal afterwards; how long for what |
 
 mod watch;
 mod attach;
@@ -28,6 +28,7 @@ mod open;
 mod monitors;
 mod socket_file;
 mod connect;
+mod signals;
 mod terminal;
 mod deadline;
 
@@ -46,9 +47,10 @@ use monitors::MonitorError;
 use open::OpenError;
 use policy::Policy;
 use programs::Programs;
+use signals::Signals;
 use spawn::{Connected, SpawnError, Spawner};
 use terminal::TerminalGuard;
-use watch::{Signals, Watch, WatchError};
+use watch::{Watch, WatchError};
 
 /// Why a VM did not start, or could not be watched.
 #[derive(Debug, thiserror::Error)]

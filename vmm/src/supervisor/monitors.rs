@@ -51,12 +51,13 @@ pub(super) fn listen(
     for monitor in monitors {
         listeners.push(match monitor {
             MonitorConfig::Unix(path) => {
-                let refuse = |source: io::Error| match source.kind() {
-                    io::ErrorKind::AddrInUse => MonitorError::Busy { path: path.clone() },
-                    _ => MonitorError::Unix {
-                        path: path.clone(),
-                        source,
-                    },
+                let refuse = |source: io::Error| {
+                    let path = path.clone();
+                    if source.kind() == io::ErrorKind::AddrInUse {
+                        MonitorError::Busy { path }
+                    } else {
+                        MonitorError::Unix { path, source }
+                    }
                 };
                 let (listener, file) = SocketFile::listen_for(path, BACKLOG).map_err(refuse)?;
                 files.push(file);

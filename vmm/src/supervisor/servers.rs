@@ -56,6 +56,8 @@ pub(super) enum Notice {
         hosts: String,
         ending: String,
     },
+    /// A server ended after its clients had left.
+    Finished { ids: Vec<String>, hosts: String },
     /// A server is gone as it should.
     Ended { ids: Vec<String>, hosts: String },
     /// A server was killed and does not end.
@@ -173,7 +175,12 @@ impl Servers {
                 "it ended before it was ready ({ending}); its log says why"
             ));
         }
-        words.or_else(|| self.on(key, Event::Exited))
+        let event = if ending == Ending::Exited(0) {
+            Event::Finished
+        } else {
+            Event::Exited
+        };
+        words.or_else(|| self.on(key, event))
     }
 
     /// Everybody whose deadline passed.
@@ -295,6 +302,10 @@ impl Server {
                     ending,
                 })
             }
+            Action::ReportFinish => Some(Notice::Finished {
+                ids: self.ids(),
+                hosts: self.group.hosts(),
+            }),
             Action::ReportEnd => Some(Notice::Ended {
                 ids: self.ids(),
                 hosts: self.group.hosts(),

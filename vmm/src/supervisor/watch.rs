@@ -8,8 +8,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use nix::sys::signal::{SigSet, Signal as NixSignal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::supervisor::{Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
@@ -19,36 +17,11 @@ use super::attach::Attachments;
 use super::control::{Control, ControlEnd};
 use super::deadline;
 use super::servers::{Notice, ServerKey, Servers};
+use super::signals::Signals;
 use super::spawn::Connected;
 
 /// Exit status of a process that a signal ended, as shells count it, minus the signal's number.
 const KILLED_BY_SIGNAL: i32 = 128;
-
-/// The signals that ask the supervisor to end.
-#[derive(Debug)]
-pub(super) struct Signals(SignalFd);
-
-impl Signals {
-    /// Blocks them for this thread, and for all threads that it starts later.
-    pub(super) fn block() -> io::Result<Signals> {
-        let mut asked: SigSet = SigSet::empty();
-        for signal in [NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGHUP] {
-            asked.add(signal);
-        }
-        let mut blocked = asked;
-        // Putting the terminal's settings back must not stop a supervisor in the background.
-        blocked.add(NixSignal::SIGTTOU);
-        blocked.thread_block()?;
-        Ok(Signals(SignalFd::with_flags(
-            &asked,
-            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-        )?))
-    }
-
-    fn take(&self) -> bool {
-        self.0.read_signal().ok().flatten().is_some()
-    }
-}
 
 /// Why the VM did not start.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +103,9 @@ impl Watch {
                             format!("its device server ended ({ending}) before the VM had started");
                         return Err(WatchError::Server { ids, reason });
                     }
-                    Happening::Notice(Notice::Ended { .. } | Notice::Stuck { .. })
+                    Happening::Notice(
+                        Notice::Finished { .. } | Notice::Ended { .. } | Notice::Stuck { .. },
+                    )
                     | Happening::VmmEnded(_)
                     | Happening::Request(_)
                     | Happening::ControlEnd(_) => {}
@@ -183,7 +158,7 @@ impl Watch {
     fn wait(&self) -> io::Result<Vec<Source>> {
         let now = Instant::now();
         let mut polled: Vec<(Source, BorrowedFd<'_>)> =
-            vec![(Source::Signal, self.signals.0.as_fd())];
+            vec![(Source::Signal, self.signals.as_fd())];
         polled.extend(
             self.servers
                 .ready_fds()
@@ -329,6 +304,11 @@ impl Watch {
                     ending,
                     "A device server died; its devices are lost to the VM"
                 );
+                ids.into_iter()
+                    .for_each(|id| self.attachments.add_without_server(id));
+            }
+            Notice::Finished { ids, hosts } => {
+                tracing::info!(?ids, hosts, "The host has its devices back");
                 ids.into_iter()
                     .for_each(|id| self.attachments.add_without_server(id));
             }
