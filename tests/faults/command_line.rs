@@ -52,7 +52,7 @@ fn host_with_slot_32_is_refused() -> Result<()> {
 fn host_given_twice_is_refused() -> Result<()> {
     let first = "vfio-pci,host=0000:00:04.0,id=a,bus=pcie.0,addr=0x3";
     let again = "vfio-pci,host=0000:00:04.0,id=b,bus=pcie.0,addr=0x4";
-    refused_devices(&[first, again], &["0000:00:04.0", "a", "b"])
+    refused_devices(&[first, again], &["-device b", "'a'"])
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::peer::Peer;
 use harness::refusal::{self, Refusal};
 use harness::scratch::Scratch;
 
@@ -48,17 +49,10 @@ fn socket_nobody_listens_on_is_refused() -> Result<()> {
 fn server_that_speaks_something_else_is_refused() -> Result<()> {
     let scratch = Scratch::new()?;
     let socket = scratch.file("http.sock");
-    let listener = UnixListener::bind(&socket)?;
-    let server = std::thread::spawn(move || -> std::io::Result<()> {
-        let (mut client, _) = listener.accept()?;
-        client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-    });
+    let answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+    let server = Peer::listen(&socket, |mut client| client.write_all(answer))?;
     vmm_with_socket(&socket)?.names(&["net"])?.within(AT_ONCE)?;
-    assert!(
-        server.join().is_ok_and(|done| done.is_ok()),
-        "the VMM connected"
-    );
-    Ok(())
+    server.result()
 }
 
 #[test]
@@ -66,19 +60,10 @@ fn server_that_speaks_something_else_is_refused() -> Result<()> {
 fn server_that_says_nothing_is_refused_at_the_deadline() -> Result<()> {
     let scratch = Scratch::new()?;
     let socket = scratch.file("silent.sock");
-    let listener = UnixListener::bind(&socket)?;
-    let server = std::thread::spawn(move || -> std::io::Result<usize> {
-        let (mut client, _) = listener.accept()?;
-        client.read_to_end(&mut Vec::new())
-    });
+    let server = Peer::listen(&socket, |mut client| client.read_to_end(&mut Vec::new()))?;
     vmm_with_socket(&socket)?
         .names(&["net"])?
         .within(ACCESS_DEADLINE)?;
-    assert!(
-        server
-            .join()
-            .is_ok_and(|read| read.is_ok_and(|bytes| bytes > 16)),
-        "the VMM said VERSION"
-    );
+    assert!(server.result()? > 16, "the VMM said VERSION");
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod device_server;
 pub mod refusal;
 pub mod guest;
 pub mod message_counter;
+pub mod peer;
 pub mod process;
 pub mod console;
 pub mod host_device;
