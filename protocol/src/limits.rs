@@ -126,6 +126,9 @@ pub const ACCESS_DEADLINE: Duration = Duration::from_secs(5);
 /// and pins every page inside the call; a busy host zeroes about 1 GiB a second, emulated ones a quarter of that.
 pub const DMA_MAP_TIME_PER_GIB: Duration = Duration::from_secs(4);
 
+/// How often a client that relies on its event loop looks for requests that are late.
+pub const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
 /// How long a reset may take. Source: the kernel may wait 60 s for a function-level reset.
 pub const RESET_DEADLINE: Duration = Duration::from_secs(70);
 

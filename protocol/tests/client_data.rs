@@ -140,6 +140,51 @@ fn b12_accesses_during_a_reset_fail_at_once_and_the_reset_may_take_long() {
 }
 
 #[test]
+fn access_that_relies_on_the_event_loop_is_late_within_its_period() {
+    let (client, thread) = client_of(|peer| {
+        peer.recv();
+        assert!(peer.try_recv().is_none());
+    });
+    client.rely_on_service().unwrap();
+    client.rely_on_service().unwrap_err();
+    let client = Arc::new(client);
+    let reading = client.clone();
+    let reader = std::thread::spawn(move || read(&reading));
+    let start = Instant::now();
+    let cause = loop {
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+            client.poll_fd(),
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut fds, None).unwrap();
+        if let Err(error) = client.service() {
+            break lost(error);
+        }
+    };
+    assert!(start.elapsed() < DEADLINE + 2 * protocol::limits::WATCH_PERIOD);
+    let late = LostCause::Deadline {
+        command: CommandCode::REGION_READ,
+    };
+    assert_eq!(cause, late);
+    assert_eq!(lost(reader.join().unwrap().unwrap_err()), late);
+    thread.join().unwrap();
+}
+
+#[test]
+fn query_keeps_its_own_deadline_without_an_event_loop() {
+    let (client, thread) = client_of(|peer| {
+        peer.recv();
+        assert!(peer.try_recv().is_none());
+    });
+    client.rely_on_service().unwrap();
+    let start = Instant::now();
+    let error = client.device_info().unwrap_err();
+    assert!(matches!(lost(error), LostCause::Deadline { .. }));
+    assert!(start.elapsed() >= DEADLINE && start.elapsed() < 3 * DEADLINE);
+    thread.join().unwrap();
+}
+
+#[test]
 fn lost_device_fails_all_threads_that_wait() {
     let (client, thread) = client_of(|peer| {
         for _ in 0..4 {

@@ -10,7 +10,7 @@ mod peers;
 
 use peers::{COMMAND, Probe, REPLY, RawPeer, message, sized};
 use protocol::transport::{
-    Deadline, FrameReceiver, FrameSender, Outgoing, ReceiveLimits, RecvError, SendError,
+    Deadline, FrameReceiver, FrameSender, Outgoing, Patience, ReceiveLimits, RecvError, SendError,
     StreamSocket, Wait,
 };
 use protocol::{CommandCode, HeaderError, HeaderFlags, MessageId};
@@ -355,7 +355,7 @@ fn message_larger_than_the_socket_buffer_arrives_whole() {
         ..outgoing(&data)
     };
     sender
-        .send(&message, Deadline::after(peers::PATIENCE))
+        .send(&message, Patience::For(peers::PATIENCE))
         .unwrap();
     let received = reader.join().unwrap();
     assert_eq!(received.body[..16], [1; 16]);
@@ -369,7 +369,7 @@ fn s25_peer_that_does_not_read_costs_the_deadline() {
     let sender = FrameSender::new(StreamSocket::new(socket, None).unwrap());
     let data = vec![0; 1 << 20];
     let start = Instant::now();
-    let error = sender.send(&outgoing(&data), Deadline::after(SOON));
+    let error = sender.send(&outgoing(&data), Patience::Until(Deadline::after(SOON)));
     assert_eq!(error, Err(SendError::Deadline));
     assert!(start.elapsed() >= SOON && start.elapsed() < 5 * SOON);
 }
@@ -379,7 +379,7 @@ fn s24_n10_peer_that_is_gone_is_an_error_and_no_signal() {
     let (peer, socket) = RawPeer::pair();
     let sender = FrameSender::new(StreamSocket::new(socket, None).unwrap());
     drop(peer);
-    let error = sender.send(&outgoing(&[]), Deadline::after(SOON));
+    let error = sender.send(&outgoing(&[]), Patience::For(SOON));
     assert_eq!(error, Err(SendError::Closed));
 }
 

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::messages::version::Capabilities;
 use crate::refusal::BadField;
 use crate::transport::{
-    Deadline, FrameReceiver, FrameSender, Outgoing, RecvError, SendError, StreamSocket, Wait,
+    FrameReceiver, FrameSender, Outgoing, Patience, RecvError, SendError, StreamSocket, Wait,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -48,7 +48,9 @@ pub(super) struct Engine {
     pub(super) receiver: Mutex<FrameReceiver>,
     pub(super) twin: Option<Twin>,
     /// Watches both sockets; what an event loop polls.
-    watch: OwnedFd,
+    pub(super) watch: OwnedFd,
+    /// Ticks while accesses rely on `service`.
+    pub(super) clock: OnceLock<OwnedFd>,
     pub(super) in_flight: InFlight,
     lost: OnceLock<LostCause>,
     pub(super) dma: Server,
@@ -85,6 +87,7 @@ impl Engine {
             receiver: Mutex::new(parts.receiver),
             twin,
             watch,
+            clock: OnceLock::new(),
             in_flight: InFlight::new(),
             lost: OnceLock::new(),
             dma: parts.dma,
@@ -138,7 +141,8 @@ impl Engine {
                 NoTicket::Busy => ClientError::Busy { command },
                 NoTicket::TooMany => ClientError::TooManyInFlight { command },
             })?;
-        let sent = self.send(call, ticket.id, HeaderFlags::COMMAND, ticket.deadline);
+        let patience = Patience::Until(ticket.deadline);
+        let sent = self.send(call, ticket.id, HeaderFlags::COMMAND, patience);
         if let Err(error) = sent {
             self.in_flight.abandon(&ticket);
             return Err(ClientError::Lost(error));
@@ -152,7 +156,7 @@ impl Engine {
             return Err(ClientError::Lost(cause));
         }
         let flags = HeaderFlags::COMMAND_NO_REPLY;
-        self.send(call, MessageId(0), flags, Deadline::after(call.time))
+        self.send(call, MessageId(0), flags, Patience::For(call.time))
             .map_err(ClientError::Lost)
     }
 
@@ -161,7 +165,7 @@ impl Engine {
         call: &Call<'_>,
         id: MessageId,
         flags: HeaderFlags,
-        deadline: Deadline,
+        patience: Patience,
     ) -> Result<(), LostCause> {
         let command = call.command;
         self.counters.count(command);
@@ -174,7 +178,7 @@ impl Engine {
             data: call.data,
             fds: call.fds,
         };
-        let sent = lock(&self.sender).send(&message, deadline);
+        let sent = lock(&self.sender).send(&message, patience);
         sent.map_err(|error| self.lose(sending(command, error)))
     }
 
@@ -221,14 +225,15 @@ impl Engine {
 
     /// Reads for all until the ticket's own answer is whole in the receiver.
     fn lead(&self, receiver: &mut FrameReceiver, ticket: &Ticket) -> Result<Header, LostCause> {
+        let wait = if ticket.pace == Pace::Access && self.clock.get().is_some() {
+            Wait::Watched
+        } else {
+            Wait::Until(ticket.deadline)
+        };
         loop {
-            // A peer that never stops sending does not stop the clock.
-            if ticket.deadline.remaining().is_none() {
-                return Err(self.late(ticket));
-            }
             self.await_main(receiver, ticket)?;
             let header = receiver
-                .wait(Wait::Until(ticket.deadline))
+                .wait(wait)
                 .map_err(|error| self.receive_failed(error, ticket.command))?;
             let own = header.message_type() == MessageType::Reply
                 && header.id == ticket.id
@@ -238,6 +243,10 @@ impl Engine {
                 return Ok(header);
             }
             self.handle(receiver, header)?;
+            // A peer that never stops sending does not stop the clock.
+            if ticket.deadline.remaining().is_none() {
+                return Err(self.late(ticket));
+            }
         }
     }
 

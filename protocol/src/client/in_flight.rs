@@ -30,6 +30,7 @@ pub(super) struct Ticket {
     slot: usize,
     pub(super) id: MessageId,
     pub(super) command: CommandCode,
+    pub(super) pace: Pace,
     pub(super) deadline: Deadline,
 }
 
@@ -83,6 +84,7 @@ struct Slot {
     id: MessageId,
     command: CommandCode,
     pace: Pace,
+    deadline: Option<Deadline>,
     asleep: bool,
     /// Kept from request to request.
     body: Vec<u8>,
@@ -105,6 +107,7 @@ impl InFlight {
             id: MessageId(0),
             command: CommandCode(0),
             pace: Pace::Query,
+            deadline: None,
             asleep: false,
             body: Vec::new(),
             fds: Vec::new(),
@@ -149,6 +152,7 @@ impl InFlight {
         entry.id = id;
         entry.command = command;
         entry.pace = pace;
+        entry.deadline = Some(deadline);
         if pace == Pace::Slow {
             table.slow = Some(deadline);
         }
@@ -156,6 +160,7 @@ impl InFlight {
             slot,
             id,
             command,
+            pace,
             deadline,
         })
     }
@@ -268,6 +273,19 @@ impl InFlight {
     /// Gives up a request that will never be answered.
     pub(super) fn abandon(&self, ticket: &Ticket) {
         self.table().free(ticket);
+    }
+
+    /// A request that should have been answered by now.
+    pub(super) fn late(&self) -> Option<CommandCode> {
+        let late = |slot: &&Slot| {
+            let deadline = slot.deadline.filter(|_| slot.state == SlotState::Waiting);
+            deadline.is_some_and(|deadline| deadline.remaining().is_none())
+        };
+        self.table()
+            .slots
+            .iter()
+            .find(late)
+            .map(|slot| slot.command)
     }
 
     /// Wakes every thread that waits.

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::messages::version::{Capabilities, TwinSocket, Version};
 use crate::refusal::BadField;
 use crate::transport::{
-    Deadline, FrameReceiver, FrameSender, Outgoing, ReceiveLimits, RecvError, SendError,
+    Deadline, FrameReceiver, FrameSender, Outgoing, Patience, ReceiveLimits, RecvError, SendError,
     StreamSocket, Wait,
 };
 use rustix::fs::fstat;
@@ -95,7 +95,7 @@ fn propose(
         fds: &[],
     };
     FrameSender::new(socket.clone())
-        .send(&message, deadline)
+        .send(&message, Patience::Until(deadline))
         .map_err(|error| {
             ClientError::Lost(match error {
                 SendError::Closed => LostCause::Closed,

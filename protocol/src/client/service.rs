@@ -7,10 +7,13 @@ use crate::frame::Frame;
 use crate::header::{CommandCode, MessageType};
 use crate::limits;
 use crate::transport::{
-    Deadline, FrameReceiver, FrameSender, Outgoing, RecvError, StreamSocket, Wait,
+    FrameReceiver, FrameSender, Outgoing, Patience, RecvError, StreamSocket, Wait,
 };
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
@@ -42,8 +45,7 @@ impl Engine {
             data,
             fds: &[],
         };
-        let deadline = Deadline::after(limits::SEND_DEADLINE);
-        let sent = lock(sender).send(&message, deadline);
+        let sent = lock(sender).send(&message, Patience::For(limits::SEND_DEADLINE));
         sent.map_err(|error| self.lose(sending(command, error)))
     }
 
@@ -70,6 +72,7 @@ impl Engine {
         if let Some(cause) = self.lost() {
             return Err(cause);
         }
+        self.look_at_the_clock()?;
         if let Some(twin) = &self.twin {
             self.serve_twin(twin)?;
         }
@@ -82,6 +85,44 @@ impl Engine {
         drop(receiver);
         self.in_flight.stop_leading();
         served
+    }
+
+    /// From now on reads do not end by themselves: the timer makes the event loop call `service`, which looks.
+    pub(super) fn rely_on_service(&self) -> Result<(), Errno> {
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        let period = Timespec::try_from(limits::WATCH_PERIOD).map_err(|_| Errno::INVAL)?;
+        let periodic = Itimerspec {
+            it_interval: period,
+            it_value: period,
+        };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &periodic)?;
+        epoll::add(
+            &self.watch,
+            &timer,
+            epoll::EventData::new_u64(2),
+            epoll::EventFlags::IN,
+        )?;
+        self.clock.set(timer).map_err(|_| Errno::ALREADY)?;
+        lock(&self.receiver).remove_timer()
+    }
+
+    /// Loses the device if a request in flight is late.
+    fn look_at_the_clock(&self) -> Result<(), LostCause> {
+        let Some(timer) = self.clock.get() else {
+            return Ok(());
+        };
+        let mut ticks = [0; 8];
+        if rustix::io::read(timer, &mut ticks).is_err() {
+            // It has not ticked.
+            return Ok(());
+        }
+        match self.in_flight.late() {
+            Some(command) => Err(self.lose(LostCause::Deadline { command })),
+            None => Ok(()),
+        }
     }
 
     fn serve_main(&self, receiver: &mut FrameReceiver) -> Result<(), LostCause> {

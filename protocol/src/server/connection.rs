@@ -11,8 +11,8 @@ use crate::messages::version::{Capabilities, TwinSocket};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::transport::{
-    Deadline, FrameReceiver, FrameSender, Framed, Outgoing, ReceiveLimits, RecvError, SendError,
-    SocketError, StreamSocket, Wait,
+    Deadline, FrameReceiver, FrameSender, Framed, Outgoing, Patience, ReceiveLimits, RecvError,
+    SendError, SocketError, StreamSocket, Wait,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -374,7 +374,7 @@ impl Answers {
                 data: parts.data,
                 fds: parts.fd.as_ref().map_or(parts.fds, std::slice::from_ref),
             },
-            Deadline::after(self.send_deadline),
+            Patience::For(self.send_deadline),
         )
     }
 }

@@ -15,7 +15,7 @@ use crate::ids::{Iova, MessageId};
 use crate::limits;
 use crate::messages::dma_access;
 use crate::refusal::BadField;
-use crate::transport::{Deadline, Outgoing, Wait};
+use crate::transport::{Deadline, Outgoing, Patience, Wait};
 use rustix::io::Errno;
 
 /// A DMA message did not do what was asked.
@@ -108,8 +108,11 @@ impl Connection {
             fds: &[],
         };
         let sent = match &self.twin {
-            Some(twin) => twin.send(&message, deadline),
-            None => self.answers.sender.send(&message, deadline),
+            Some(twin) => twin.send(&message, Patience::Until(deadline)),
+            None => self
+                .answers
+                .sender
+                .send(&message, Patience::Until(deadline)),
         };
         sent.map_err(|error| DmaError::Closed(self.close(CloseReason::Send(error))))?;
         let header = self

@@ -1,8 +1,7 @@
 //! Both directions of one connection in the hands of one thread.
 
-use super::deadline::Deadline;
 use super::receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
-use super::sender::{FrameSender, Outgoing, SendError};
+use super::sender::{FrameSender, Outgoing, Patience, SendError};
 use super::socket::StreamSocket;
 use crate::frame::Frame;
 use crate::header::Header;
@@ -52,8 +51,8 @@ impl Framed {
     ///
     /// # Errors
     /// See [`FrameSender::send`].
-    pub fn send(&self, message: &Outgoing<'_>, deadline: Deadline) -> Result<(), SendError> {
-        self.sender.send(message, deadline)
+    pub fn send(&self, message: &Outgoing<'_>, patience: Patience) -> Result<(), SendError> {
+        self.sender.send(message, patience)
     }
 
     /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.

@@ -15,5 +15,5 @@ pub use crate::frame::Frame;
 pub use deadline::Deadline;
 pub use framed::Framed;
 pub use receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
-pub use sender::{FrameSender, Outgoing, SendError};
+pub use sender::{FrameSender, Outgoing, Patience, SendError};
 pub use socket::{SocketError, StreamSocket};

@@ -1,4 +1,4 @@
-//! The writing side: one `sendmsg` for a whole message.
+//! The writing side: one `sendmsg` for a whole message, or one `send` for a short one, which costs the kernel less.
 //!
 //! What the socket does not take at once follows as soon as it has room, without the descriptors, until the deadline.
 //! A message that was cut short leaves the stream useless: after an error nothing may be sent any more.
@@ -10,10 +10,17 @@ use crate::ids::MessageId;
 use crate::limits::{HEADER_BYTES, KERNEL_MAX_FDS};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// Messages of at most this many bytes are put together before they are sent: an access of a register.
+const SHORT_BYTES: usize = 64;
+
+/// No signal when the peer is gone, and no waiting inside the kernel, which knows no deadline.
+const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// A message to be sent. Its size is counted by the sender.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +39,15 @@ pub struct Outgoing<'a> {
     pub data: &'a [u8],
     /// Descriptors beside it.
     pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// How long the peer may keep a message from being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until then.
+    Until(Deadline),
+    /// This long, from when the socket is first found full: costs no look at the clock before that.
+    For(Duration),
 }
 
 /// A message was not sent, or not whole. The connection is over.
@@ -68,7 +84,7 @@ impl FrameSender {
     ///
     /// # Errors
     /// It was not sent, or not whole; the connection must end.
-    pub fn send(&self, message: &Outgoing<'_>, deadline: Deadline) -> Result<(), SendError> {
+    pub fn send(&self, message: &Outgoing<'_>, patience: Patience) -> Result<(), SendError> {
         let size = HEADER_BYTES
             .checked_add(message.head.len())
             .and_then(|size| size.checked_add(message.data.len()))
@@ -87,27 +103,54 @@ impl FrameSender {
             IoSlice::new(message.head),
             IoSlice::new(message.data),
         ];
+        let mut slices = slices.as_mut_slice();
         if message.fds.is_empty() {
+            if self.send_short(&mut slices)? {
+                return Ok(());
+            }
             let mut control = SendAncillaryBuffer::new(&mut []);
-            return self.send_slices(&mut slices, &mut control, deadline);
+            return self.send_slices(slices, &mut control, patience);
         }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(message.fds)) {
             return Err(SendError::TooLarge);
         }
-        self.send_slices(&mut slices, &mut control, deadline)
+        self.send_slices(slices, &mut control, patience)
+    }
+
+    /// Sends a short message from one buffer. False when it is longer, or the socket did not take all of it; `slices`
+    /// then is what is left.
+    fn send_short(&self, slices: &mut &mut [IoSlice<'_>]) -> Result<bool, SendError> {
+        let mut buffer = [0; SHORT_BYTES];
+        let mut room = buffer.as_mut_slice();
+        for slice in slices.iter() {
+            let Some((part, rest)) = room.split_at_mut_checked(slice.len()) else {
+                return Ok(false);
+            };
+            part.copy_from_slice(slice);
+            room = rest;
+        }
+        let bytes = SHORT_BYTES.saturating_sub(room.len());
+        let whole = buffer.get(..bytes).unwrap_or_default();
+        match send(&self.socket, whole, FLAGS) {
+            Ok(sent) => {
+                IoSlice::advance_slices(slices, sent);
+                Ok(sent == bytes)
+            }
+            Err(Errno::INTR | Errno::AGAIN) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     fn send_slices(
         &self,
         mut slices: &mut [IoSlice<'_>],
         control: &mut SendAncillaryBuffer<'_, '_, '_>,
-        deadline: Deadline,
+        mut patience: Patience,
     ) -> Result<(), SendError> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         loop {
-            match sendmsg(&self.socket, slices, control, flags) {
+            match sendmsg(&self.socket, slices, control, FLAGS) {
                 Ok(sent) => {
                     control.clear();
                     IoSlice::advance_slices(&mut slices, sent);
@@ -117,14 +160,25 @@ impl FrameSender {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
+                    let deadline = match patience {
+                        Patience::Until(deadline) => deadline,
+                        Patience::For(time) => Deadline::after(time),
+                    };
+                    patience = Patience::Until(deadline);
                     let ready = self.socket.wait(PollFlags::OUT, deadline);
                     if !ready.map_err(SendError::Io)? {
                         return Err(SendError::Deadline);
                     }
                 }
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(SendError::Closed),
-                Err(error) => return Err(SendError::Io(error)),
+                Err(error) => return Err(failed(error)),
             }
         }
+    }
+}
+
+fn failed(error: Errno) -> SendError {
+    match error {
+        Errno::PIPE | Errno::CONNRESET => SendError::Closed,
+        other => SendError::Io(other),
     }
 }

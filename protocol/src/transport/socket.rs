@@ -46,6 +46,11 @@ impl StreamSocket {
         Ok(Self { fd: Arc::new(fd) })
     }
 
+    /// Changes how long a read blocks.
+    pub(super) fn set_receive_timeout(&self, timeout: Option<Duration>) -> Result<(), Errno> {
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, timeout)
+    }
+
     /// Ends the connection in both directions; whoever waits on it wakes up.
     pub fn shut_down(&self) {
         // An error means that it has ended already.
