@@ -7,9 +7,10 @@
 //! register is both: the VMM keeps it and the device gets it. All else is read from and written to the device.
 //! Pure: a write changes this state and says what must follow; `function.rs` does it.
 
+mod ownership;
+
 use super::capabilities::{Capabilities, FunctionResetBit};
 use super::msi::{self, MsiState};
-use super::wire::u8_at;
 use crate::pci::BarRequest;
 use crate::pci::bar::{BarError, Bars, Decoded, ROM};
 use crate::pci::config_space::{CONFIG_BYTES, ConfigSpace};
@@ -240,70 +241,6 @@ impl DeviceConfig {
 
     fn u16_at(&self, offset: u16) -> u16 {
         self.space.u16_at(offset)
-    }
-
-    fn own(&mut self, range: std::ops::Range<u16>, source: Source) {
-        for slot in self
-            .source
-            .iter_mut()
-            .take(usize::from(range.end))
-            .skip(usize::from(range.start))
-        {
-            *slot = source;
-        }
-    }
-
-    fn header(&mut self, has_intx: bool) {
-        self.own(0..HEADER_BYTES, Source::Vmm);
-        self.own(COMMAND..STATUS, Source::Both);
-        self.own(STATUS..STATUS + 2, Source::Device);
-        self.own(CACHE_LINE_AND_LATENCY, Source::Device);
-        self.space.set(BIST, &[0]);
-        self.space.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
-        self.space.allow(INTERRUPT_LINE, &[0xff]);
-        if !has_intx {
-            self.space.set(INTERRUPT_PIN, &[0]);
-        }
-    }
-
-    /// The list's ids and pointers stay what they were when they were checked.
-    fn list(&mut self, copy: &[u8]) {
-        let mut next = if u8_at(copy, usize::from(STATUS)) & 0x10 == 0 {
-            0
-        } else {
-            u8_at(copy, 0x34) & 0xfc
-        };
-        // The copy was checked: the list ends. The bound is for the reader.
-        for _ in 0..usize::from(LEGACY_BYTES) / 4 {
-            if next == 0 {
-                break;
-            }
-            let offset = u16::from(next);
-            self.own(offset..offset + 2, Source::Vmm);
-            next = u8_at(copy, usize::from(offset) + 1) & 0xfc;
-        }
-    }
-
-    fn message_interrupts(&mut self) {
-        if let Some(layout) = self.capabilities.msi {
-            let len = u16::try_from(layout.len_bytes()).unwrap_or(0);
-            self.own(layout.offset..layout.offset + len, Source::Vmm);
-        }
-        if let Some(layout) = self.capabilities.msix {
-            self.own(layout.offset..layout.offset + 12, Source::Vmm);
-            let control = layout.offset + MSIX_CONTROL_OFFSET;
-            self.space
-                .allow(control, &(MSIX_ENABLE | MSIX_MASK_ALL).to_le_bytes());
-        }
-    }
-
-    /// A hidden extended capability becomes a null capability (id 0) that only leads to the next one.
-    fn hide(&mut self) {
-        for offset in self.capabilities.hidden.clone() {
-            let next = self.space.u32_at(offset) & 0xfff0_0000;
-            self.space.set(offset, &next.to_le_bytes());
-            self.own(offset..offset + 4, Source::Vmm);
-        }
     }
 
     fn write_bars(&mut self, offset: u16, data: &[u8]) {

@@ -12,18 +12,20 @@
 //! A lost device (the server is gone or has broken the rules): its BARs and mappings go at once, reads give ones,
 //! writes are dropped, one line says why. The VM lives on.
 
+mod bar_access;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use protocol::RegionIndex;
 use protocol::client::{Client, ClientError, LostCause, MessageCounters};
 
+use self::bar_access::BarTrap;
 use super::bars::BarMap;
 use super::capabilities::MsixLayout;
 use super::config::{DeviceConfig, InterruptMode, Written};
-use super::describe::{pending_bytes, table_bytes};
 use super::interrupts::Interrupts;
-use super::msix::{self, MsixTable};
+use super::msix::MsixTable;
 use crate::address_space::Trap;
 use crate::kvm::Gsi;
 use crate::one_line::one_line;
@@ -158,84 +160,6 @@ impl VfioUserFunction {
         tracing::error!(device = self.id, cause = %cause, "device lost: reads give ones, writes are dropped");
         lock(&self.bars).release();
         lock(&self.interrupts).stop();
-    }
-
-    /// A guest access of a BAR, split where the MSI-X table and its pending bits begin and end.
-    fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        let (mut at, mut rest) = (offset, data);
-        while !rest.is_empty() {
-            let (part, end) = self.part(bar, at);
-            let len = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(rest.len());
-            let (piece, more) = rest.split_at_mut(len);
-            match part {
-                Part::Device => self.region_read(RegionIndex(u32::from(bar)), at, piece),
-                Part::Table(start) => lock(&self.table).read(at - start, piece),
-                Part::Pending(start) => {
-                    let interrupts = lock(&self.interrupts);
-                    msix::read_pending(at - start, piece, |vector| interrupts.pending(vector));
-                }
-            }
-            (at, rest) = (end, more);
-        }
-    }
-
-    fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        let (mut at, mut rest) = (offset, data);
-        while !rest.is_empty() {
-            let (part, end) = self.part(bar, at);
-            let len = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(rest.len());
-            let (piece, more) = rest.split_at(len);
-            match part {
-                Part::Device => {
-                    let region = RegionIndex(u32::from(bar));
-                    self.sent("write a BAR", self.client.region_write(region, at, piece));
-                }
-                Part::Table(start) => {
-                    let touched = lock(&self.table).write(at - start, piece);
-                    self.sync_vectors(touched);
-                }
-                // Pending bits are read-only.
-                Part::Pending(_) => {}
-            }
-            (at, rest) = (end, more);
-        }
-        self.notice_loss();
-    }
-
-    /// Who answers at `offset` of a BAR, and where that ends.
-    fn part(&self, bar: u8, offset: u64) -> (Part, u64) {
-        let Some(layout) = &self.msix else {
-            return (Part::Device, u64::MAX);
-        };
-        let mut end = u64::MAX;
-        let places = [
-            (layout.table, table_bytes(layout), true),
-            (layout.pending, pending_bytes(layout), false),
-        ];
-        for (place, len, is_table) in places {
-            if place.bar != bar {
-                continue;
-            }
-            let (start, stop) = (place.offset, place.offset + len);
-            if (start..stop).contains(&offset) {
-                return (
-                    if is_table {
-                        Part::Table(start)
-                    } else {
-                        Part::Pending(start)
-                    },
-                    stop,
-                );
-            }
-            if start > offset {
-                end = end.min(start);
-            }
-        }
-        (Part::Device, end)
     }
 
     fn region_read(&self, region: RegionIndex, offset: u64, data: &mut [u8]) {
@@ -417,45 +341,6 @@ impl std::fmt::Debug for VfioUserFunction {
             .field("id", &self.id)
             .field("lost", &self.lost())
             .finish_non_exhaustive()
-    }
-}
-
-/// Who answers in a BAR; with where the table or the pending bits start.
-enum Part {
-    Device,
-    Table(u64),
-    Pending(u64),
-}
-
-/// Answers trapped accesses of one BAR.
-struct BarTrap {
-    function: Weak<VfioUserFunction>,
-    bar: u8,
-}
-
-impl Trap for BarTrap {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        match self
-            .function
-            .upgrade()
-            .filter(|function| !function.is_lost())
-        {
-            Some(function) => {
-                function.bar_read(self.bar, offset, data);
-                function.notice_loss();
-            }
-            None => data.fill(0xff),
-        }
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) {
-        if let Some(function) = self
-            .function
-            .upgrade()
-            .filter(|function| !function.is_lost())
-        {
-            function.bar_write(self.bar, offset, data);
-        }
     }
 }
 
