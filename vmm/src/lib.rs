@@ -4,6 +4,7 @@
 
 pub mod supervisor;
 pub mod run;
+pub mod hotplug;
 pub mod qmp;
 pub mod machine;
 pub mod vfio_user;

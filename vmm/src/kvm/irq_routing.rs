@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi,
+    kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::VmFd;
 
@@ -148,6 +148,22 @@ impl IrqRouting {
         self.vm
             .unregister_irqfd(&trigger, gsi.0)
             .map_err(|errno| failed(io_error(errno)))
+    }
+
+    /// Sends one message from this process, without a route.
+    pub fn signal_msi(&self, message: MsiMessage) -> Result<(), KvmError> {
+        let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
+        let msi = kvm_msi {
+            address_lo: u32::from_le_bytes([a, b, c, d]),
+            address_hi: u32::from_le_bytes([e, f, g, h]),
+            data: message.data,
+            ..Default::default()
+        };
+        // What it returns says whether a CPU took the message; a guest that blocks it has its reasons.
+        self.vm
+            .signal_msi(msi)
+            .map(drop)
+            .map_err(call("Send a message-signalled interrupt"))
     }
 
     /// Raises or lowers a pin from this process.
