@@ -3,30 +3,36 @@
 //! Everything it works with was opened by the supervisor. It ends when the guest turns itself off, when it resets
 //! itself and `-no-reboot` is given, when a signal asks for it, or when the machine cannot go on.
 
-mod devices;
+mod board;
+mod operator;
+mod query_pci;
+mod processors;
 mod inherited;
 mod signals;
 mod stages;
 
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::address_space::{AddressSpaces, Overlap};
+use crate::address_space::Overlap;
 use crate::config::{Config, StageConfig};
 use crate::event_loop::{EventLoop, Interest};
-use crate::kvm::vcpu_set::VcpuContext;
-use crate::kvm::{FatalExit, KvmError, Vcpu, VcpuSet, Vm};
-use crate::machine::boot::{BootError, BootFiles};
-use crate::machine::power::{self, Power, StopRequest, StopRequests};
-use crate::machine::serial::SerialPort;
-use crate::machine::{acpi, cpuid};
-use crate::memory::layout::{self, GuestLayout, LayoutError};
-use crate::memory::ram::{GuestRam, RamError};
-use crate::pci::{PciError, PciHost, PciWindows};
-use crate::vfio_user::VmServices;
+use crate::hotplug::DeviceError;
+use crate::kvm::{FatalExit, KvmError};
+use crate::machine::boot::BootError;
+use crate::machine::power::StopRequest;
+use crate::memory::layout::LayoutError;
+use crate::memory::ram::RamError;
+use crate::pci::PciError;
+use crate::qmp::commands::Context;
+use crate::qmp::events::{Event, ShutdownCause};
+use crate::qmp::machine::RunControl;
+use crate::qmp::server::{CommandQueue, Server};
 
-pub use self::devices::DeviceError;
-use self::devices::Devices;
+use self::board::Board;
 pub use self::inherited::{InheritError, Inherited};
+use self::operator::{Control, Parts};
 use self::stages::Stages;
 
 /// How a machine ended that ended well.
@@ -38,6 +44,8 @@ pub enum ExitReason {
     Reset,
     /// The operator typed Ctrl-A x.
     Operator,
+    /// `quit`.
+    Quit,
     /// SIGTERM, SIGINT or SIGHUP.
     Signal(i32),
 }
@@ -46,7 +54,7 @@ impl ExitReason {
     /// The status of the process.
     pub fn status(self) -> u8 {
         match self {
-            ExitReason::PowerOff | ExitReason::Reset | ExitReason::Operator => 0,
+            ExitReason::PowerOff | ExitReason::Reset | ExitReason::Operator | ExitReason::Quit => 0,
             ExitReason::Signal(number) => {
                 u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
             }
@@ -110,162 +118,43 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
 }
 
 /// Runs a machine from open files.
-pub fn run_machine(config: &Config, inherited: Inherited) -> Result<ExitReason, RunError> {
+pub fn run_machine(config: &Config, mut inherited: Inherited) -> Result<ExitReason, RunError> {
     let stages = Stages::start();
     // 1. Signals, before any thread exists that would not have them blocked.
     let signals = signals::block().map_err(io("Prepare for signals"))?;
-    // 2. The board: memory, chips, PCI, serial ports, and the devices.
-    let mut board = Board::build(config, inherited, &stages)?;
+    // 2. The board: memory, chips, PCI, serial ports, and the devices, which tell the operator what becomes of them.
+    let (qmp, commands) = Server::new().map_err(io("Prepare for QMP"))?;
+    let listeners = std::mem::take(&mut inherited.qmp);
+    let mut board = Board::build(config, inherited, &qmp, &stages)?;
     // 3. What the first vCPU needs, and the first state of everything that firmware would set.
-    board.power_on()?;
+    let processors = Arc::clone(&board.vcpus);
+    board.power_on(&processors.hold())?;
     stages.reached("kernel-loaded");
     // 4. The event loop's sources. From here on the operator's terminal belongs to the guest.
     let ended = Arc::new(Mutex::new(None));
     board.watch(&signals, &ended)?;
-    // 5. The guest runs.
-    board.vcpus.resume();
+    // 5. The operator may command; the guest runs.
+    let mut service = Service {
+        no_reboot: config.no_reboot,
+        ended,
+        reset_asked: Arc::default(),
+        qmp,
+    };
+    service.start(config, &board, listeners, commands)?;
+    processors.hold().resume();
     stages.reached("guest-started");
-    let outcome = board.serve(config.no_reboot, &ended);
+    let outcome = service.run(&mut board);
     stages.reached("guest-ended");
     // 6. Nothing runs any more, then devices are let go, then memory.
-    let stopped = board.vcpus.shut_down();
+    let stopped = processors.shut_down();
+    service.tell_end(&outcome);
     board.devices.release();
     let reason = outcome?;
     stopped?;
     Ok(reason)
 }
 
-/// A machine that is built and not running.
-struct Board {
-    vm: Arc<Vm>,
-    ram: Arc<GuestRam>,
-    layout: GuestLayout,
-    pci: Arc<PciHost>,
-    power: Arc<Power>,
-    serial: Vec<Arc<SerialPort>>,
-    devices: Arc<Devices>,
-    vcpus: VcpuSet,
-    files: BootFiles,
-    stop: Arc<StopRequests>,
-    events: Arc<EventLoop>,
-}
-
 impl Board {
-    fn build(config: &Config, inherited: Inherited, stages: &Stages) -> Result<Board, RunError> {
-        // 1. The virtual machine and its memory.
-        let vm = Vm::new(inherited.kvm)?;
-        let cpuid = vm.supported_cpuid()?;
-        let layout = layout::place(
-            config.memory.size_bytes,
-            config.memory.page_size(),
-            cpuid::physical_bits(&cpuid),
-        )?;
-        let ram = Arc::new(GuestRam::new(&config.memory, layout.ram.clone())?);
-        vm.memory_slots().map_ram(&ram)?;
-        stages.reached("memory-ready");
-        // 2. Who answers trapped accesses.
-        let spaces = Arc::new(AddressSpaces::default());
-        let stop = StopRequests::new().map_err(io("Create an eventfd"))?;
-        let irq = Arc::clone(&vm);
-        let sci = move |level| {
-            if let Err(error) = irq.irq().set_line(power::SCI, level) {
-                tracing::warn!(error = %error, "system control interrupt");
-            }
-        };
-        let power = Power::install(&spaces.pio, &stop, Box::new(sci))?;
-        let mut serial = Vec::new();
-        for (index, wire) in inherited.serial.into_iter().enumerate() {
-            let port = SerialPort::install(index, wire, &spaces.pio, vm.irq(), stages.began());
-            serial.push(port.map_err(io("Set up a serial port"))?);
-        }
-        // 3. PCI: the host bridge, the root ports, then what sits in them.
-        let windows = PciWindows {
-            ecam: layout::ECAM,
-            mmio32: layout::MMIO32,
-            mmio64: layout.mmio64,
-            pio: layout::PIO,
-        };
-        let pci = PciHost::new(windows, &spaces)?;
-        let services = VmServices::new(&vm, &spaces, &ram, windows);
-        let devices = Devices::attach(config, inherited.devices, &pci, &services)?;
-        stages.reached("devices-attached");
-        // 4. The vCPUs, stopped.
-        let limit = vm.max_vcpus();
-        if usize::from(config.cpus) > limit {
-            return Err(RunError::TooManyCpus {
-                wanted: config.cpus,
-                limit,
-            });
-        }
-        let vcpus = vm.create_vcpus(config.cpus, |id| cpuid::for_vcpu(&cpuid, id, config.cpus))?;
-        let fatal = Arc::clone(&stop);
-        let context = VcpuContext {
-            spaces,
-            faults: Arc::clone(&devices) as _,
-            on_fatal: Box::new(move |exit| fatal.request(StopRequest::Fatal(exit))),
-        };
-        let vcpus = VcpuSet::start(vcpus, context)?;
-        // 5. What is loaded at every power-on.
-        let board = acpi::Board {
-            cpus: config.cpus,
-            serial_ports: serial.len(),
-            mmio64: layout.mmio64,
-        };
-        let files = BootFiles::new(
-            inherited.kernel,
-            inherited.initrd,
-            config.append.clone(),
-            acpi::tables(&board),
-        );
-        let events = Arc::new(EventLoop::new().map_err(io("Create the event loop"))?);
-        Ok(Board {
-            vm,
-            ram,
-            layout,
-            pci,
-            power,
-            serial,
-            devices,
-            vcpus,
-            files,
-            stop,
-            events,
-        })
-    }
-
-    /// What firmware and a boot loader do: vCPUs to their first state, PCI programmed, the kernel in memory.
-    fn power_on(&mut self) -> Result<(), RunError> {
-        self.vcpus.for_each(Vcpu::reset)?;
-        self.pci.program()?;
-        let entry = self.files.load(self.ram.guest_memory(), &self.layout.ram)?;
-        let mut first = true;
-        self.vcpus.for_each(|vcpu| {
-            if std::mem::take(&mut first) {
-                vcpu.enter_at(entry)
-            } else {
-                Ok(())
-            }
-        })?;
-        Ok(())
-    }
-
-    /// A guest reset, in place: the same VM, memory and devices begin anew.
-    fn reset(&mut self) -> Result<(), RunError> {
-        // 1. No vCPU runs.
-        self.vcpus.pause()?;
-        // 2. Devices stop their DMA before memory is written.
-        self.pci.reset();
-        self.power.reset();
-        self.serial.iter().for_each(|port| port.reset());
-        // 3. Interrupt controllers, timer, vCPUs, PCI, kernel.
-        self.vm.reset_chips()?;
-        self.power_on()?;
-        // 4. What the last kernel asked for since does not count.
-        let _stale = self.stop.take();
-        self.vcpus.resume();
-        Ok(())
-    }
-
     fn watch(
         &self,
         signals: &signals::Signals,
@@ -288,33 +177,104 @@ impl Board {
             port.watch(&self.events, Arc::new(on_end))
                 .map_err(io("Watch a serial port"))?;
         }
-        self.devices
-            .watch(&self.events)
-            .map_err(io("Watch the devices"))
+        Ok(())
+    }
+}
+
+/// Serves the running machine: its own requests and the operator's.
+struct Service {
+    no_reboot: bool,
+    ended: Arc<Mutex<Option<ExitReason>>>,
+    /// The next reset is the operator's.
+    reset_asked: Arc<AtomicBool>,
+    qmp: Server,
+}
+
+impl Service {
+    /// Starts what serves the operator: the hot-plug worker, then QMP.
+    fn start(
+        &self,
+        config: &Config,
+        board: &Board,
+        listeners: Vec<OwnedFd>,
+        commands: CommandQueue,
+    ) -> Result<(), RunError> {
+        let control = Arc::new(Control {
+            processors: Arc::clone(&board.vcpus),
+            stop: Arc::clone(&board.stop),
+            power: Arc::clone(&board.power),
+            events: Arc::clone(&board.events),
+            ended: Arc::clone(&self.ended),
+            reset_asked: Arc::clone(&self.reset_asked),
+            qmp: self.qmp.clone(),
+        });
+        let stopper = Arc::clone(&control);
+        let stop = move || {
+            if let Err(error) = stopper.stop() {
+                tracing::error!(error = error.desc, "the processors were not stopped");
+            }
+        };
+        board
+            .devices
+            .start(Box::new(stop))
+            .map_err(io("Start the hot-plug thread"))?;
+        let inventory = Parts {
+            name: config.name.clone(),
+            memory_bytes: config.memory.size_bytes,
+            processors: Arc::clone(&board.vcpus),
+            pci: Arc::clone(&board.pci),
+            devices: Arc::clone(&board.devices),
+        };
+        let context = Context {
+            control,
+            inventory: Arc::new(inventory),
+            devices: board.devices.operator(),
+        };
+        self.qmp
+            .start(listeners, commands, context)
+            .map_err(io("Start the QMP server"))
     }
 
-    /// Serves events until the machine ends.
-    fn serve(
-        &mut self,
-        no_reboot: bool,
-        ended: &Mutex<Option<ExitReason>>,
-    ) -> Result<ExitReason, RunError> {
+    /// Until the machine ends.
+    fn run(&mut self, board: &mut Board) -> Result<ExitReason, RunError> {
         loop {
-            self.events.run().map_err(io("Wait for events"))?;
-            if let Some(reason) = *ended.lock().unwrap_or_else(PoisonError::into_inner) {
+            board.events.run().map_err(io("Wait for events"))?;
+            if let Some(reason) = *self.ended.lock().unwrap_or_else(PoisonError::into_inner) {
                 return Ok(reason);
             }
-            match self.stop.take() {
+            match board.stop.take() {
                 Some(StopRequest::PowerOff) => return Ok(ExitReason::PowerOff),
-                Some(StopRequest::Reset) if no_reboot => return Ok(ExitReason::Reset),
+                Some(StopRequest::Reset) if self.no_reboot => return Ok(ExitReason::Reset),
                 Some(StopRequest::Reset) => {
                     tracing::info!("guest reset");
-                    self.reset()?;
+                    board.reset()?;
+                    let cause = self.reset_cause();
+                    self.qmp.send(&Event::Reset(cause));
                 }
                 Some(StopRequest::Fatal(exit)) => return Err(RunError::Fatal(exit)),
                 None => {}
             }
         }
+    }
+
+    fn reset_cause(&self) -> ShutdownCause {
+        if self.reset_asked.swap(false, Ordering::AcqRel) {
+            ShutdownCause::HostQmpSystemReset
+        } else {
+            ShutdownCause::GuestReset
+        }
+    }
+
+    fn tell_end(&self, outcome: &Result<ExitReason, RunError>) {
+        let cause = match outcome {
+            Ok(ExitReason::PowerOff) => ShutdownCause::GuestShutdown,
+            Ok(ExitReason::Reset) => self.reset_cause(),
+            Ok(ExitReason::Operator) => ShutdownCause::HostUi,
+            Ok(ExitReason::Quit) => ShutdownCause::HostQmpQuit,
+            Ok(ExitReason::Signal(_)) => ShutdownCause::HostSignal,
+            Err(_) => ShutdownCause::GuestPanic,
+        };
+        self.qmp.send(&Event::Shutdown(cause));
     }
 }
 

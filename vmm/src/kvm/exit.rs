@@ -75,6 +75,9 @@ pub enum FatalCause {
     Unexpected(String),
 }
 
+/// Instruction pointer and code segment base of a CPU after INIT (Intel SDM 3A §10.1.4).
+const AFTER_INIT: (u64, u64) = (0xfff0, 0xffff_0000);
+
 /// Runs the guest until the next exit and handles it.
 pub(super) fn run_once(
     id: u8,
@@ -154,6 +157,12 @@ impl fmt::Display for FatalExit {
             return Ok(());
         };
         let (r, s) = registers.as_ref();
+        if self.cause == FatalCause::TripleFault && (r.rip, s.cs.base) == AFTER_INIT {
+            write!(
+                f,
+                " (KVM on AMD has put the CPU back to its reset state; the registers below are those)"
+            )?;
+        }
         write!(
             f,
             "\n  rip={:#018x} rsp={:#018x} rflags={:#x}",

@@ -40,6 +40,8 @@ pub struct VcpuContext {
 pub struct VcpuSet {
     vcpus: Vec<Arc<Mutex<Vcpu>>>,
     threads: Vec<JoinHandle<()>>,
+    /// As the kernel numbers the threads.
+    ids: Vec<i32>,
     control: Arc<Control>,
 }
 
@@ -82,6 +84,7 @@ impl VcpuSet {
         let mut set = VcpuSet {
             vcpus: Vec::new(),
             threads: Vec::new(),
+            ids: Vec::new(),
             control,
         };
         for (index, vcpu) in vcpus.into_iter().enumerate() {
@@ -89,13 +92,24 @@ impl VcpuSet {
             let vcpu = Arc::new(Mutex::new(vcpu));
             set.vcpus.push(Arc::clone(&vcpu));
             let (control, context) = (Arc::clone(&set.control), Arc::clone(&context));
+            let (tell_id, id) = std::sync::mpsc::channel();
             let thread = std::thread::Builder::new()
                 .name(name)
-                .spawn(move || run_thread(index, &vcpu, &control, &context))
+                .spawn(move || {
+                    // Nobody listens only if nobody is there any more.
+                    let _told = tell_id.send(rustix::thread::gettid().as_raw_nonzero().get());
+                    run_thread(index, &vcpu, &control, &context);
+                })
                 .map_err(failed("Start a vCPU thread"))?;
             set.threads.push(thread);
+            set.ids.push(id.recv().unwrap_or_default());
         }
         Ok(set)
+    }
+
+    /// The threads, lowest vCPU first, as the kernel numbers them.
+    pub fn thread_ids(&self) -> Vec<i32> {
+        self.ids.clone()
     }
 
     /// Lets all vCPUs run.

@@ -8,20 +8,21 @@
 //! A Unix socket port serves one client; another one is let in when it has left. Without a client, output is dropped.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{RecvFlags, SocketFlags};
 use vm_superio::Serial;
-use vm_superio::serial::SerialEvents;
 
+use self::line::{Interrupt, Line, Output};
 use super::terminal::{EscapeFilter, RawTerminal};
 use crate::address_space::{AddressRange, AddressSpace, Trap};
 use crate::event_loop::{EventLoop, Interest, Token};
 use crate::kvm::{Gsi, IrqRouting};
+
+mod line;
 
 #[cfg(test)]
 mod tests;
@@ -86,24 +87,6 @@ struct Input {
     escape: Option<EscapeFilter>,
 }
 
-/// What the two directions share.
-struct Line {
-    /// The client of a socket port.
-    client: Mutex<Option<Arc<OwnedFd>>>,
-    /// Set when the receive buffer has run empty.
-    drained: OwnedFd,
-    started: Instant,
-    first_byte: std::sync::Once,
-}
-
-struct Interrupt(OwnedFd);
-
-enum Output {
-    File(File),
-    Client(Arc<Line>),
-    Dropped,
-}
-
 impl SerialPort {
     /// Makes port number `index` (0 is COM1) and puts it into the port space. `started` is when the process began, for
     /// the time of the first byte.
@@ -118,7 +101,7 @@ impl SerialPort {
             .get(index)
             .copied()
             .ok_or(io::ErrorKind::InvalidInput)?;
-        let interrupt = Interrupt(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let interrupt = Interrupt::new()?;
         irq.attach(interrupt.0.as_fd(), gsi)
             .map_err(io::Error::other)?;
         let port = Arc::new(SerialPort::new(wire, interrupt, started)?);
@@ -129,12 +112,7 @@ impl SerialPort {
     }
 
     fn new(wire: SerialWire, interrupt: Interrupt, started: Instant) -> io::Result<SerialPort> {
-        let line = Arc::new(Line {
-            client: Mutex::new(None),
-            drained: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            started,
-            first_byte: std::sync::Once::new(),
-        });
+        let line = Line::new(started)?;
         let mut input = Input::default();
         let mut terminal = None;
         let output = match wire {
@@ -319,70 +297,6 @@ impl Trap for SerialPort {
             // Output that cannot be written is lost, as on a line that nobody listens to.
             let _written = u8::try_from(register).map(|register| device.write(register, *byte));
         }
-    }
-}
-
-impl vm_superio::Trigger for Interrupt {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
-            // Full: the interrupt is pending.
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
-impl Line {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SerialEvents for Line {
-    fn buffer_read(&self) {}
-
-    fn out_byte(&self) {
-        self.first_byte.call_once(|| {
-            let ms = self.started.elapsed().as_secs_f64() * 1000.0;
-            tracing::info!(stage = "first-serial-byte", ms, "first byte from the guest");
-        });
-    }
-
-    fn tx_lost_byte(&self) {}
-
-    fn in_buffer_empty(&self) {
-        let _woken = rustix::io::write(&self.drained, &1u64.to_ne_bytes());
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Output::File(file) => match file.write(data) {
-                // A kick: the machine is being stopped while its reader sleeps.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(data.len()),
-                result => result,
-            },
-            Output::Client(line) => {
-                let client = line.lock().clone();
-                if let Some(client) = client {
-                    // A client that does not read loses bytes.
-                    let _sent = rustix::net::send(
-                        &*client,
-                        data,
-                        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-                    );
-                }
-                Ok(data.len())
-            }
-            Output::Dropped => Ok(data.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

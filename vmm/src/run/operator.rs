@@ -1,0 +1,151 @@
+//! What the operator commands and asks by QMP: the run state, the power button, the end, and what the machine consists of.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::ExitReason;
+use super::processors::Processors;
+use super::query_pci;
+use crate::event_loop::EventLoop;
+use crate::hotplug::Devices;
+use crate::machine::power::{Power, StopRequest, StopRequests};
+use crate::one_line::one_line;
+use crate::pci::PciHost;
+use crate::qmp::errors::QmpError;
+use crate::qmp::events::Event;
+use crate::qmp::machine::{After, Cpu, Inventory, RunControl, RunState};
+use crate::qmp::server::Server;
+
+/// Starting and stopping.
+pub(super) struct Control {
+    pub(super) processors: Arc<Processors>,
+    pub(super) stop: Arc<StopRequests>,
+    pub(super) power: Arc<Power>,
+    pub(super) events: Arc<EventLoop>,
+    pub(super) ended: Arc<Mutex<Option<ExitReason>>>,
+    pub(super) reset_asked: Arc<AtomicBool>,
+    pub(super) qmp: Server,
+}
+
+impl Control {
+    fn not_ending(&self) -> Result<(), QmpError> {
+        match self.processors.state() {
+            RunState::Running | RunState::Paused => Ok(()),
+            RunState::Shutdown => Err(ending()),
+        }
+    }
+}
+
+fn ending() -> QmpError {
+    QmpError::generic("The machine is ending")
+}
+
+impl RunControl for Control {
+    fn state(&self) -> RunState {
+        self.processors.state()
+    }
+
+    fn stop(&self) -> Result<(), QmpError> {
+        let held = self.processors.hold();
+        if held.is_ending() {
+            return Err(ending());
+        }
+        let stopped = held
+            .stop()
+            .map_err(|error| QmpError::generic(one_line(&error)))?;
+        // Under the lock: events come in the order of what they tell.
+        if stopped {
+            self.qmp.send(&Event::Stop);
+        }
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), QmpError> {
+        let held = self.processors.hold();
+        if held.is_ending() {
+            return Err(ending());
+        }
+        if held.cont() {
+            self.qmp.send(&Event::Resume);
+        }
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<After, QmpError> {
+        self.not_ending()?;
+        let (stop, asked) = (Arc::clone(&self.stop), Arc::clone(&self.reset_asked));
+        Ok(Box::new(move || {
+            asked.store(true, Ordering::Release);
+            stop.request(StopRequest::Reset);
+        }))
+    }
+
+    fn power_down(&self) -> Result<(), QmpError> {
+        self.not_ending()?;
+        self.power.press_button();
+        self.qmp.send(&Event::Powerdown);
+        Ok(())
+    }
+
+    fn quit(&self) -> After {
+        let (ended, events) = (Arc::clone(&self.ended), Arc::clone(&self.events));
+        Box::new(move || {
+            *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ExitReason::Quit);
+            events.stop();
+        })
+    }
+}
+
+/// What the machine consists of.
+pub(super) struct Parts {
+    pub(super) name: Option<String>,
+    pub(super) memory_bytes: u64,
+    pub(super) processors: Arc<Processors>,
+    pub(super) pci: Arc<PciHost>,
+    pub(super) devices: Arc<Devices>,
+}
+
+impl Inventory for Parts {
+    fn name(&self) -> Option<String> {
+        self.name.clone()
+    }
+
+    fn cpus(&self) -> Vec<Cpu> {
+        self.processors.cpus()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    fn pci(&self) -> Value {
+        query_pci::answer(&self.pci.functions())
+    }
+
+    fn slots(&self) -> Value {
+        self.devices.report_slots()
+    }
+
+    fn vfio_user(&self) -> Value {
+        self.devices.report_devices()
+    }
+
+    fn sandbox(&self) -> Value {
+        own_restrictions()
+    }
+}
+
+/// What the kernel says of this process.
+fn own_restrictions() -> Value {
+    use rustix::thread::{SecureComputingMode, secure_computing_mode};
+    let seccomp = match secure_computing_mode() {
+        Ok(SecureComputingMode::Disabled) => "off",
+        Ok(SecureComputingMode::Strict) => "strict",
+        Ok(SecureComputingMode::Filter) => "filter",
+        Err(_) => "unknown",
+    };
+    let no_new_privs = rustix::thread::no_new_privs().unwrap_or(false);
+    json!({ "seccomp": seccomp, "no-new-privileges": no_new_privs })
+}
