@@ -7,6 +7,7 @@
 //! | `root_port` | what a root port's registers do |
 //! | `slot` | what the hot-plug controller of a port does (a pure state machine) |
 //! | `root/hot_plug` | who carries that out in the topology |
+//! | `root/inspect` | what is where, for the operator |
 //! | `host_bridge` | what function 00:00.0 is |
 //! | `topology` | which device may sit where |
 //! | `allocate` | which addresses and bus numbers firmware would give |
@@ -32,5 +33,5 @@ pub use allocate::PciWindows;
 pub use bar::{BarKind, BarRequest};
 pub use function::{IntxRoute, PciFunction};
 pub use intx::intx_gsi;
-pub use root::{HotPlugError, PciError, PciHost, SlotServices, SlotState};
+pub use root::{FunctionState, HotPlugError, PciError, PciHost, SlotServices, SlotState};
 pub use topology::PlaceError;

@@ -21,7 +21,9 @@ use crate::config::place::ROOT_BUS;
 use crate::config::{Place, RootPortConfig};
 
 mod hot_plug;
+mod inspect;
 
+pub use inspect::FunctionState;
 pub use hot_plug::{HotPlugError, SlotServices, SlotState};
 
 const HEADER_TYPE: u16 = 0x0e;

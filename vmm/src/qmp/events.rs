@@ -21,6 +21,8 @@ pub enum ShutdownCause {
     HostQmpSystemReset,
     /// SIGTERM, SIGINT or SIGHUP.
     HostSignal,
+    /// Ctrl-A x on the terminal.
+    HostUi,
 }
 
 impl ShutdownCause {
@@ -32,6 +34,7 @@ impl ShutdownCause {
             ShutdownCause::HostQmpQuit => "host-qmp-quit",
             ShutdownCause::HostQmpSystemReset => "host-qmp-system-reset",
             ShutdownCause::HostSignal => "host-signal",
+            ShutdownCause::HostUi => "host-ui",
         }
     }
 
@@ -42,7 +45,8 @@ impl ShutdownCause {
             | ShutdownCause::GuestPanic => true,
             ShutdownCause::HostQmpQuit
             | ShutdownCause::HostQmpSystemReset
-            | ShutdownCause::HostSignal => false,
+            | ShutdownCause::HostSignal
+            | ShutdownCause::HostUi => false,
         }
     }
 }
