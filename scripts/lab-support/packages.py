@@ -23,10 +23,15 @@ DEBIAN_KEYRINGS = (
 
 
 class Suite:
-    """One Debian suite with private apt lists and cache below `folder`."""
+    """One Debian suite with private apt lists and cache below `folder`.
+
+    A suite that adds to another, such as a backports suite, is named with that one behind it: "trixie-backports
+    trixie". What both have comes from the first.
+    """
 
     def __init__(self, name, folder):
         self.name = name
+        self._preferred = name.split()[0] if " " in name else ""
         self._folder = pathlib.Path(folder)
         self._updated = False
 
@@ -94,7 +99,7 @@ class Suite:
             "Dir::State::status": folder / "status",
             "Dir::Cache": folder / "cache",
             "APT::Sandbox::User": "root",
-            "APT::Default-Release": "",
+            "APT::Default-Release": self._preferred if self._updated else "",
             "APT::Architecture": "amd64",
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
