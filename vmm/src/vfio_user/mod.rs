@@ -72,3 +72,6 @@ impl VmServices {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
