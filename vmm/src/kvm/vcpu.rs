@@ -192,15 +192,6 @@ impl Vcpu {
             .set_regs(&regs)
             .map_err(call("Set the registers of a vCPU"))
     }
-
-    /// Ends an access that the guest had begun when it was stopped: KVM would finish it in the next run, into registers
-    /// that a reset has set since.
-    pub(super) fn finish_access(&mut self) {
-        self.fd.set_kvm_immediate_exit(1);
-        // It comes back at once, with EINTR.
-        let _interrupted = self.fd.run().map(drop);
-        self.fd.set_kvm_immediate_exit(0);
-    }
 }
 
 /// The MSRs of a fresh vCPU, with the two that firmware would set.

@@ -227,12 +227,11 @@ impl Control {
 
 fn run_thread(index: usize, vcpu: &Mutex<Vcpu>, control: &Control, context: &VcpuContext) {
     while control.wait_to_run(index) {
-        let fatal = {
-            let mut vcpu = vcpu.lock().unwrap_or_else(PoisonError::into_inner);
-            let fatal = run_until_stopped(&mut vcpu, control, context);
-            vcpu.finish_access();
-            fatal
-        };
+        let fatal = run_until_stopped(
+            &mut vcpu.lock().unwrap_or_else(PoisonError::into_inner),
+            control,
+            context,
+        );
         if let Some(fatal) = fatal {
             (context.on_fatal)(fatal);
             control.wait_while_running(index);
@@ -250,7 +249,8 @@ fn run_until_stopped(
     while control.may_run() {
         loop {
             match run_once(id, &mut vcpu.fd, &context.spaces, context.faults.as_ref()) {
-                // An order comes with a kick, so a handled exit needs no look at it.
+                // An order comes with a kick, so a handled exit needs no look at it. The next run finishes the access
+                // before it can be interrupted: a vCPU is never stopped with half an access in it.
                 Outcome::Continue => {}
                 Outcome::Interrupted => break,
                 Outcome::Fatal(fatal) => return Some(fatal),

@@ -19,7 +19,7 @@ use super::memory_slots::MemorySlots;
 use super::vcpu::{Vcpu, power_on_msrs};
 use crate::memory::layout;
 
-const NEEDED: [(Cap, &str); 6] = [
+const NEEDED: [(Cap, &str); 5] = [
     (
         Cap::Irqchip,
         "it has no in-kernel interrupt controller (KVM_CAP_IRQCHIP)",
@@ -36,10 +36,6 @@ const NEEDED: [(Cap, &str); 6] = [
     (
         Cap::IrqRouting,
         "it has no interrupt routing (KVM_CAP_IRQ_ROUTING)",
-    ),
-    (
-        Cap::ImmediateExit,
-        "it has no immediate exit (KVM_CAP_IMMEDIATE_EXIT)",
     ),
 ];
 
