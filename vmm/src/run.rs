@@ -12,6 +12,7 @@ mod signals;
 mod stages;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -84,8 +85,14 @@ pub enum RunError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The kernel cannot be booted.
-    #[error(transparent)]
-    Boot(#[from] BootError),
+    #[error("-kernel {}", kernel.display())]
+    Boot {
+        /// Its path on the command line.
+        kernel: PathBuf,
+        /// Why.
+        #[source]
+        source: BootError,
+    },
     /// Two parts of the board want the same addresses.
     #[error(transparent)]
     Overlap(#[from] Overlap),

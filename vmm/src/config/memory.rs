@@ -111,7 +111,10 @@ impl MemoryConfig {
             ))
         };
         if self.size_bytes < MIN_BYTES {
-            return refuse(format!("a guest needs at least {} MiB", MIN_BYTES >> 20));
+            return refuse(format!(
+                "a guest needs at least {} MiB of memory",
+                MIN_BYTES >> 20
+            ));
         }
         let page = self.page_size();
         if !self.size_bytes.is_multiple_of(page) {

@@ -1,5 +1,6 @@
 //! The machine: what it is made of, how it is built, and how it begins anew at a reset.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_bindings::CpuId;
@@ -35,6 +36,7 @@ pub(super) struct Board {
     pub(super) devices: Arc<Devices>,
     pub(super) vcpus: Arc<Processors>,
     files: BootFiles,
+    kernel: PathBuf,
     pub(super) stop: Arc<StopRequests>,
     pub(super) events: Arc<EventLoop>,
 }
@@ -115,6 +117,7 @@ impl Board {
             devices,
             vcpus,
             files,
+            kernel: config.kernel.clone(),
             stop,
             events,
         })
@@ -124,7 +127,14 @@ impl Board {
     pub(super) fn power_on(&mut self, vcpus: &Held<'_>) -> Result<(), RunError> {
         vcpus.for_each(Vcpu::reset)?;
         self.pci.program()?;
-        let entry = self.files.load(self.ram.guest_memory(), &self.layout.ram)?;
+        let ram = self.ram.guest_memory();
+        let entry = self
+            .files
+            .load(ram, &self.layout.ram)
+            .map_err(|source| RunError::Boot {
+                kernel: self.kernel.clone(),
+                source,
+            })?;
         let mut first = true;
         vcpus.for_each(|vcpu| {
             if std::mem::take(&mut first) {
