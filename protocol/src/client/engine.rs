@@ -2,7 +2,7 @@
 
 use super::counters::{Counters, MessageCounters};
 use super::error::{ClientError, LostCause};
-use super::in_flight::{InFlight, NoTicket, Pace, Ticket, Turn};
+use super::in_flight::{InFlight, NoTicket, POSTED_ID, Pace, Ticket, Turn};
 use super::serve::Server;
 use super::service::watch;
 use crate::header::{CommandCode, Header, HeaderFlags, MessageType};
@@ -156,7 +156,7 @@ impl Engine {
             return Err(ClientError::Lost(cause));
         }
         let flags = HeaderFlags::COMMAND_NO_REPLY;
-        self.send(call, MessageId(0), flags, Patience::For(call.time))
+        self.send(call, POSTED_ID, flags, Patience::For(call.time))
             .map_err(ClientError::Lost)
     }
 

@@ -24,6 +24,9 @@ pub(super) enum Pace {
     Slow,
 }
 
+/// The id of requests that are not answered; no other request has it.
+pub(super) const POSTED_ID: MessageId = MessageId(0);
+
 /// A request in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
@@ -304,8 +307,8 @@ impl Table {
             let id = MessageId(self.next_id);
             self.next_id = self.next_id.wrapping_add(1);
             let used = |slot: &Slot| slot.state != SlotState::Free && slot.id == id;
-            // At most MAX_IN_FLIGHT rounds: no more ids are in use.
-            if !self.slots.iter().any(used) {
+            // Posted writes have id 0. At most MAX_IN_FLIGHT + 1 rounds: no more ids are in use.
+            if id != POSTED_ID && !self.slots.iter().any(used) {
                 return id;
             }
         }
