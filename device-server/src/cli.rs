@@ -3,6 +3,8 @@
 //! Every device has a socket of its own: in `vfio`, each `--host` is followed by its `--socket PATH` or `--socket-fd N`.
 //! Not here: opening anything. Limit: `MAX_DEVICES` devices in one process.
 
+mod host;
+
 use std::path::PathBuf;
 
 use clap::{
@@ -10,10 +12,21 @@ use clap::{
 };
 use protocol::PciAddress;
 
+use crate::host::command::HostCommand;
+
 /// Devices that one process serves. Source: an IOMMU group has at most the functions of a few slots.
 const MAX_DEVICES: usize = 64;
 
 /// What the process is to do.
+#[derive(Debug)]
+pub enum Task {
+    /// Serve devices.
+    Serve(Command),
+    /// Answer the operator, and end.
+    Host(HostCommand),
+}
+
+/// Which devices to serve, and how.
 #[derive(Debug)]
 pub struct Command {
     /// How it logs and whom it tells that it is ready.
@@ -123,6 +136,9 @@ enum Kind {
         #[command(flatten)]
         sockets: SocketArgs,
     },
+    /// Check the host, list its PCI devices, give them to VFIO and back
+    #[command(subcommand, arg_required_else_help = true)]
+    Host(host::Host),
 }
 
 #[derive(Debug, Args)]
@@ -136,7 +152,7 @@ struct SocketArgs {
 }
 
 /// Parses the arguments, program name first. The error knows its text and exit status (also for --help).
-pub fn parse<I>(arguments: I) -> Result<Command, clap::Error>
+pub fn parse<I>(arguments: I) -> Result<Task, clap::Error>
 where
     I: IntoIterator,
     I::Item: Into<std::ffi::OsString> + Clone,
@@ -155,10 +171,10 @@ where
             sockets,
         } => {
             let devices = pair(host, sockets, order)?;
-            Ok(Command {
+            Ok(Task::Serve(Command {
                 process,
                 devices: Devices::Vfio { devices, options },
-            })
+            }))
         }
         Kind::Test {
             process,
@@ -167,18 +183,19 @@ where
         } => {
             let mut endpoints = endpoints(sockets, order).into_iter();
             match (endpoints.next(), endpoints.next()) {
-                (Some((_, endpoint)), None) => Ok(Command {
+                (Some((_, endpoint)), None) => Ok(Task::Serve(Command {
                     process,
                     devices: Devices::Test {
                         endpoint,
                         message_dma,
                     },
-                }),
+                })),
                 (_, _) => Err(usage(
                     "test takes exactly one --socket PATH or --socket-fd N",
                 )),
             }
         }
+        Kind::Host(host) => Ok(Task::Host(host.into())),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use device_server::cli::{self, LogFormat, ProcessArgs};
+use device_server::cli::{self, LogFormat, ProcessArgs, Task};
+use device_server::host::command::execute;
 use device_server::ready::ReadyLine;
 use device_server::run::{adopt, run};
 use device_server::serving::error_chain;
@@ -16,7 +17,8 @@ const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().collect::<Vec<OsString>>()) {
-        Ok(command) => command,
+        Ok(Task::Serve(command)) => command,
+        Ok(Task::Host(command)) => return execute(command),
         Err(error) => {
             // Also --help and --version, which print to stdout and succeed.
             let _ = error.print();

@@ -1,6 +1,13 @@
 use super::*;
 
 fn parse_words(words: &str) -> Result<Command, clap::Error> {
+    match parse_task(words)? {
+        Task::Serve(command) => Ok(command),
+        Task::Host(command) => panic!("vfio or test expected, not {command:?}"),
+    }
+}
+
+fn parse_task(words: &str) -> Result<Task, clap::Error> {
     parse(std::iter::once("bulkhead-device-server").chain(words.split_whitespace()))
 }
 
@@ -61,4 +68,35 @@ fn test_device_takes_one_socket() {
         command.devices,
         Devices::Test { endpoint: Endpoint::Path(path), message_dma: true } if path == std::path::Path::new("/a")
     ));
+}
+
+#[test]
+fn host_commands_take_short_addresses_and_refuse_others() {
+    let Task::Host(HostCommand::Bind { request, limit }) =
+        parse_task("host bind --group 1a:00.3 0000:04:00.0 --wait 5").expect("valid")
+    else {
+        panic!("host bind expected");
+    };
+    let addresses: Vec<String> = request.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["0000:1a:00.3", "0000:04:00.0"]);
+    assert!(request.whole_groups && !request.force);
+    assert_eq!(limit.as_secs(), 5);
+    for words in [
+        "host",
+        "host bind",
+        "host bind ../../etc",
+        "host bind 1a:00.8",
+        "host check 1a:00.3 1a:00.4",
+        "host list --format yaml",
+        "host unbind 1a:00.3 --wait 0",
+        "host vfs 1a:00.3",
+        "host vfs 1a:00.3 -1",
+        "host vfs 1a:00.3 65536",
+    ] {
+        assert_eq!(
+            parse_task(words).expect_err(words).exit_code(),
+            2,
+            "{words}"
+        );
+    }
 }

@@ -33,12 +33,21 @@ impl Sysfs {
         self.root.join(below)
     }
 
-    /// The value of a kernel module's parameter; `None` if the module is not there.
-    pub fn module_parameter(&self, module: &str, parameter: &str) -> Option<String> {
-        let path = self.path(&format!("module/{module}/parameters/{parameter}"));
-        std::fs::read_to_string(path)
+    /// The content of a file, trimmed; `None` if it is not there or cannot be read.
+    pub(super) fn text(&self, below: &str) -> Option<String> {
+        std::fs::read_to_string(self.path(below))
             .ok()
             .map(|text| text.trim().to_owned())
+    }
+
+    /// The names of what is in a folder, sorted; none if there is no such folder.
+    pub(super) fn names(&self, below: &str) -> Vec<String> {
+        names_in(&self.path(below))
+    }
+
+    /// The value of a kernel module's parameter; `None` if the module is not there.
+    pub fn module_parameter(&self, module: &str, parameter: &str) -> Option<String> {
+        self.text(&format!("module/{module}/parameters/{parameter}"))
     }
 }
 
@@ -97,14 +106,45 @@ impl HostDevice {
 
 /// How the kernel can reset a device ("flr pm bus"): empty if not at all, `None` if the kernel does not say.
 pub fn reset_methods(sysfs: &Sysfs, address: PciAddress) -> Option<String> {
-    let path = folder(sysfs, address).join("reset_method");
-    std::fs::read_to_string(path)
-        .ok()
-        .map(|text| text.trim().to_owned())
+    attribute(sysfs, address, "reset_method")
 }
 
-fn folder(sysfs: &Sysfs, address: PciAddress) -> PathBuf {
+/// The folder of the device.
+pub(super) fn folder(sysfs: &Sysfs, address: PciAddress) -> PathBuf {
     sysfs.path(&format!("bus/pci/devices/{address}"))
+}
+
+/// A file of the device, trimmed; `None` if it is not there or cannot be read.
+pub(super) fn attribute(sysfs: &Sysfs, address: PciAddress, name: &str) -> Option<String> {
+    sysfs.text(&format!("bus/pci/devices/{address}/{name}"))
+}
+
+/// A hexadecimal number such as "0x010802", as sysfs writes ids and classes.
+pub(super) fn hexadecimal(text: &str) -> Option<u32> {
+    u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// The PCI class code: class, subclass, programming interface.
+pub(super) fn class(sysfs: &Sysfs, address: PciAddress) -> Option<u32> {
+    hexadecimal(&attribute(sysfs, address, "class")?)
+}
+
+/// Whether the device is a PCI bridge: it stays with its driver when its group is passed.
+pub(super) fn is_bridge(sysfs: &Sysfs, address: PciAddress) -> bool {
+    const PCI_BRIDGE: u32 = 0x0604;
+    class(sysfs, address).is_some_and(|class| class >> 8 == PCI_BRIDGE)
+}
+
+/// The names of what is in a folder, sorted; none if there is no such folder.
+pub(super) fn names_in(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    names
 }
 
 /// vfio-pci and its variants: mlx5_vfio_pci, hisi_acc_vfio_pci, nvgrace-gpu-vfio-pci and so on.

@@ -58,18 +58,11 @@ pub fn is_noiommu(sysfs: &Sysfs, group: u32) -> bool {
 }
 
 fn members(sysfs: &Sysfs, group: u32) -> Vec<String> {
-    let folder = sysfs.path(&format!("kernel/iommu_groups/{group}/devices"));
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    names
+    sysfs.names(&format!("kernel/iommu_groups/{group}/devices"))
 }
 
-fn leaves_dma_alone(driver: &str) -> bool {
+/// Whether devices with this driver do not keep a group from VFIO.
+pub(super) fn leaves_dma_alone(driver: &str) -> bool {
     is_vfio_driver(driver) || matches!(driver, "pci-stub" | "pcieport" | "shpchp")
 }
 

@@ -1,8 +1,9 @@
 //! Which processes hold a device node open, or a BAR of a VFIO device mapped.
 //!
-//! Only asked when the kernel has said EBUSY, to name the culprit. Processes of other users may hide theirs.
+//! Processes of other users may hide theirs.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// A process, for an error message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,24 +14,46 @@ pub struct Holder {
     pub name: String,
 }
 
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (process {})", self.name, self.pid)
+    }
+}
+
+const PROC: &str = "/proc";
+
 /// The processes other than this one that have `node` open, as far as /proc shows.
 pub fn holders_of(node: &Path) -> Vec<Holder> {
-    processes()
+    holders_in(Path::new(PROC), &|file| file == node)
         .into_iter()
-        .filter(|holder| has_open(holder.pid, node))
+        .map(|(holder, _)| holder)
         .collect()
+}
+
+/// The wanted files that processes other than this one have open, as far as `proc` shows.
+pub(super) fn holders_in(proc: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<(Holder, PathBuf)> {
+    let mut found = Vec::new();
+    for holder in processes(proc) {
+        for file in open_files(proc, holder.pid) {
+            let pair = (holder.clone(), file);
+            if wanted(&pair.1) && !found.contains(&pair) {
+                found.push(pair);
+            }
+        }
+    }
+    found
 }
 
 /// The processes other than this one that map a BAR of some VFIO device. The kernel does not show of which.
 pub fn holders_of_bar_mappings() -> Vec<Holder> {
-    processes()
+    processes(Path::new(PROC))
         .into_iter()
         .filter(|holder| maps_vfio_device(holder.pid))
         .collect()
 }
 
-fn processes() -> Vec<Holder> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
+fn processes(proc: &Path) -> Vec<Holder> {
+    let Ok(entries) = std::fs::read_dir(proc) else {
         return Vec::new();
     };
     entries
@@ -38,13 +61,13 @@ fn processes() -> Vec<Holder> {
         .filter(|pid| *pid != std::process::id())
         .map(|pid| Holder {
             pid,
-            name: name_of(pid),
+            name: name_of(proc, pid),
         })
         .collect()
 }
 
-fn name_of(pid: u32) -> String {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+fn name_of(proc: &Path, pid: u32) -> String {
+    let name = std::fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
     // The name is the process's own choice: keep only what cannot break a log line.
     name.trim()
         .chars()
@@ -52,13 +75,14 @@ fn name_of(pid: u32) -> String {
         .collect()
 }
 
-fn has_open(pid: u32, node: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
+fn open_files(proc: &Path, pid: u32) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(proc.join(format!("{pid}/fd"))) else {
+        return Vec::new();
     };
     entries
         .flatten()
-        .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == node))
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .collect()
 }
 
 fn maps_vfio_device(pid: u32) -> bool {

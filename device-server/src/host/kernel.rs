@@ -1,0 +1,125 @@
+//! The writes to sysfs that move a device between drivers.
+//!
+//! Linux `Documentation/ABI/testing/sysfs-bus-pci`: driver_override, driver/unbind, drivers_probe, sriov_numvfs. The last
+//! three block for as long as a driver takes, and cannot be interrupted then: a helper process does them (`helper.rs`).
+//! A trait, so that tests can play the kernel.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use protocol::PciAddress;
+
+use super::device::{Sysfs, folder};
+use super::error::HostError;
+use super::helper::{self, Patience};
+use super::notes::Lock;
+use super::roots::Roots;
+
+/// A write that takes as long as a driver takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Take the device from its driver.
+    Unbind,
+    /// Let the kernel find a driver for it.
+    Probe,
+    /// Set the number of its virtual functions.
+    VirtualFunctions(u32),
+}
+
+/// Why a step was not done.
+#[derive(Debug)]
+pub(super) enum StepError {
+    /// The driver took longer than it may.
+    TooSlow,
+    /// The operator pressed Ctrl-C.
+    Interrupted,
+    /// The write failed.
+    Write(io::Error),
+    /// There is no helper process.
+    Helper(io::Error),
+}
+
+/// What can be done to a device.
+pub(super) trait Kernel {
+    /// Says which driver may take the device; empty: any that fits.
+    fn set_override(&self, address: PciAddress, driver: &str) -> io::Result<()>;
+    /// Does a step, or gives up waiting.
+    fn step(&self, address: PciAddress, step: Step, lock: &Lock) -> Result<(), StepError>;
+    /// Tries to get vfio-pci into the kernel.
+    fn load_vfio_pci(&self);
+}
+
+/// The kernel that runs.
+#[derive(Debug)]
+pub(super) struct RunningKernel {
+    sysfs: Sysfs,
+    patience: Patience,
+}
+
+impl RunningKernel {
+    /// The host's, waited for with `patience`.
+    pub(super) fn new(roots: &Roots, patience: Patience) -> RunningKernel {
+        RunningKernel {
+            sysfs: roots.sysfs.clone(),
+            patience,
+        }
+    }
+}
+
+impl Kernel for RunningKernel {
+    fn set_override(&self, address: PciAddress, driver: &str) -> io::Result<()> {
+        write(&override_path(&self.sysfs, address), &format!("{driver}\n"))
+    }
+
+    fn step(&self, address: PciAddress, step: Step, lock: &Lock) -> Result<(), StepError> {
+        helper::run(address, step, lock, &self.patience)
+    }
+
+    fn load_vfio_pci(&self) {
+        // Whether it helped shows in sysfs.
+        let _ = Command::new("modprobe").arg("vfio-pci").status();
+    }
+}
+
+/// The file that says which driver may take a device.
+pub(super) fn override_path(sysfs: &Sysfs, address: PciAddress) -> PathBuf {
+    folder(sysfs, address).join("driver_override")
+}
+
+/// The file that a step writes, and what it writes there.
+pub(super) fn step_write(sysfs: &Sysfs, address: PciAddress, step: Step) -> (PathBuf, String) {
+    let device = folder(sysfs, address);
+    match step {
+        Step::Unbind => (device.join("driver/unbind"), address.to_string()),
+        Step::Probe => (sysfs.path("bus/pci/drivers_probe"), address.to_string()),
+        Step::VirtualFunctions(count) => (device.join("sriov_numvfs"), count.to_string()),
+    }
+}
+
+/// Whether the files that a step needs could be written. Nothing is.
+pub(super) fn check_writable(path: PathBuf, address: PciAddress) -> Result<(), HostError> {
+    match OpenOptions::new().write(true).open(&path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(HostError::NotPermitted(path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Err(HostError::ReadOnly(path))
+        }
+        Err(source) => Err(HostError::Sysfs {
+            address,
+            path,
+            source,
+        }),
+    }
+}
+
+/// Writes `text` in one write, as sysfs wants it.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(text.as_bytes())
+}

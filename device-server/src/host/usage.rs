@@ -1,0 +1,216 @@
+//! What the host uses a PCI device for: file systems, swap, the default route, a virtual machine, virtual functions.
+//!
+//! Taking the device away would take that away. Read once for all devices; who has files open is known as far as
+//! /proc shows it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use protocol::PciAddress;
+
+use super::blocks::{self, Mount};
+use super::device::{HostDevice, attribute, folder};
+use super::holders::{Holder, holders_in};
+use super::network;
+use super::roots::Roots;
+
+/// One way in which the host uses a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A file system on one of its disks is mounted.
+    Mounted {
+        /// The disk or partition.
+        disk: String,
+        /// Where.
+        place: String,
+    },
+    /// The host swaps to one of its disks.
+    Swap {
+        /// The disk or partition.
+        disk: String,
+    },
+    /// The kernel has claimed one of its disks: RAID, a volume group, a ZFS pool.
+    Claimed {
+        /// The disk.
+        disk: String,
+    },
+    /// A process has one of its disks open.
+    DiskOpen {
+        /// The disk.
+        disk: String,
+        /// The process.
+        holder: Holder,
+    },
+    /// The default route goes through one of its network interfaces.
+    DefaultRoute {
+        /// The device's interface.
+        interface: String,
+        /// The interface that the route names: itself, or a bridge or bond above it.
+        route: String,
+    },
+    /// A process has the device open through VFIO: a device server, a virtual machine.
+    Vfio {
+        /// The process; none where the kernel says "busy" and /proc does not show who.
+        holder: Option<Holder>,
+    },
+    /// It has virtual functions, which end with its driver.
+    VirtualFunctions {
+        /// How many.
+        count: u32,
+    },
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Use::Mounted { disk, place } => write!(f, "{disk} is mounted on {place}"),
+            Use::Swap { disk } => write!(f, "the host swaps to {disk}"),
+            Use::Claimed { disk } => {
+                write!(f, "the kernel has claimed {disk} (RAID, volume, pool)")
+            }
+            Use::DiskOpen { disk, holder } => write!(f, "{holder} has {disk} open"),
+            Use::DefaultRoute { interface, route } if interface == route => {
+                write!(f, "the default route goes through {interface}")
+            }
+            Use::DefaultRoute { interface, route } => {
+                write!(f, "the default route goes through {route} and {interface}")
+            }
+            Use::Vfio {
+                holder: Some(holder),
+            } => write!(f, "{holder} has it open"),
+            Use::Vfio { holder: None } => write!(f, "a process that cannot be seen has it open"),
+            Use::VirtualFunctions { count } => write!(f, "it has {count} virtual functions"),
+        }
+    }
+}
+
+impl Use {
+    /// What ends it.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
+            Use::Mounted { .. } => "unmount it",
+            Use::Swap { .. } => "swapoff it",
+            Use::Claimed { .. } => "stop what uses it",
+            Use::DiskOpen { .. } => "end the process",
+            Use::DefaultRoute { .. } => "route through another interface",
+            Use::Vfio { .. } => "end the virtual machine or device server",
+            Use::VirtualFunctions { .. } => "remove them with `host vfs ADDR 0`",
+        }
+    }
+}
+
+/// Several uses in one line.
+pub(super) fn joined(uses: &[Use]) -> String {
+    let texts: Vec<String> = uses.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+/// What the host mounts, swaps to, routes through and has open now.
+#[derive(Debug)]
+pub(super) struct Usage {
+    roots: Roots,
+    mounts: Vec<Mount>,
+    swaps: Vec<String>,
+    routes: Vec<String>,
+    open: Vec<(Holder, PathBuf)>,
+}
+
+impl Usage {
+    /// Looks at the host.
+    pub(super) fn read(roots: &Roots) -> Usage {
+        let dev = roots.dev.clone();
+        Usage {
+            mounts: blocks::mounts(roots),
+            swaps: blocks::swaps(roots),
+            routes: network::default_routes(roots),
+            open: holders_in(&roots.proc, &|file| file.starts_with(&dev)),
+            roots: roots.clone(),
+        }
+    }
+
+    /// What the host uses `device` for.
+    pub(super) fn of(&self, device: &HostDevice) -> Vec<Use> {
+        let mut uses = Vec::new();
+        if let Ok(path) = folder(&self.roots.sysfs, device.address).canonicalize() {
+            for disk in blocks::disks_on(&self.roots, &path) {
+                self.add_uses_of_disk(&disk, &mut uses);
+            }
+            uses.extend(network::uses(&self.roots, &path, &self.routes));
+        }
+        if device.bound_to_vfio {
+            uses.extend(self.vfio_users(device).into_iter().map(|holder| Use::Vfio {
+                holder: Some(holder),
+            }));
+        }
+        let count = attribute(&self.roots.sysfs, device.address, "sriov_numvfs")
+            .and_then(|text| text.parse().ok());
+        if let Some(count @ 1..) = count {
+            uses.push(Use::VirtualFunctions { count });
+        }
+        uses
+    }
+
+    fn add_uses_of_disk(&self, disk: &blocks::Disk, uses: &mut Vec<Use>) {
+        let before = uses.len();
+        let name = || disk.name.clone();
+        for mount in self.mounts.iter().filter(|mount| mount.is_on(disk)) {
+            let place = mount.place.clone();
+            let found = Use::Mounted {
+                disk: name(),
+                place,
+            };
+            if !uses.contains(&found) {
+                uses.push(found);
+            }
+        }
+        if self.swaps.iter().any(|swap| disk.has_name(swap)) {
+            uses.push(Use::Swap { disk: name() });
+        }
+        let node = self.roots.dev.join(&disk.name);
+        for (holder, _) in self.open.iter().filter(|(_, file)| *file == node) {
+            uses.push(Use::DiskOpen {
+                disk: name(),
+                holder: holder.clone(),
+            });
+        }
+        if uses.len() == before && blocks::is_claimed(&node) && !disk.has_partitions {
+            uses.push(Use::Claimed { disk: name() });
+        }
+    }
+
+    /// The processes that have the group's or the device's node open.
+    fn vfio_users(&self, device: &HostDevice) -> Vec<Holder> {
+        let vfio = self.roots.dev.join("vfio");
+        let mut nodes: Vec<PathBuf> = device
+            .group
+            .map(|group| vfio.join(group.to_string()))
+            .into_iter()
+            .collect();
+        let cdevs = format!("bus/pci/devices/{}/vfio-dev", device.address);
+        for name in self.roots.sysfs.names(&cdevs) {
+            nodes.push(vfio.join("devices").join(name));
+        }
+        let mut users: Vec<Holder> = Vec::new();
+        for (holder, file) in &self.open {
+            if nodes.contains(file) && !users.contains(holder) {
+                users.push(holder.clone());
+            }
+        }
+        users
+    }
+}
+
+/// What keeps a device with VFIO from being taken away: as `Usage::of`, and what only an attempt to open it shows.
+pub(super) fn vfio_use_by_opening(roots: &Roots, address: PciAddress, group: u32) -> Option<Use> {
+    let node = roots.dev.join("vfio").join(group.to_string());
+    let busy = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(node)
+        .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
+    let bound = HostDevice::read(&roots.sysfs, address).is_ok_and(|device| device.bound_to_vfio);
+    (busy && bound).then_some(Use::Vfio { holder: None })
+}
+
+#[cfg(test)]
+mod tests;
