@@ -289,7 +289,7 @@ fn options() -> Clap {
             switch("no-reboot", "end when the guest resets"),
             path("D", "write the log to this file instead of standard error"),
             value("log-format", "FORMAT", "text or json; text by default").value_parser(PossibleValuesParser::new(["text", "json"])),
-            value("log-level", "LEVEL", "error, warn, info, debug or trace; warn by default"),
+            value("log-level", "LEVEL", "error, warn, info, debug or trace; warn by default").value_parser(PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])),
             switch("nographic", "accepted, no effect: there is no display"),
             switch("nodefaults", "accepted, no effect: there are no default devices"),
             switch("enable-kvm", "accepted, no effect: KVM is always used"),

@@ -113,7 +113,7 @@ fn every_option_in_the_help_is_in_the_help_of_one_line_each() {
 
 #[test]
 fn usage_errors_are_one_line_and_say_what_is_wrong() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: Vec<(&[&str], &str)> = vec![
         (&[], "-kernel is missing"),
         (&["-kernel"], "-kernel needs a value"),
         (
@@ -132,6 +132,10 @@ fn usage_errors_are_one_line_and_say_what_is_wrong() {
         (
             &["-kernel", "k", "-log-format", "xml"],
             "invalid value 'xml'",
+        ),
+        (
+            &["-kernel", "k", "-log-level", "x=y"],
+            "invalid value 'x=y'",
         ),
         (
             &["-kernel", "k", "-no-reboot=1"],

@@ -47,7 +47,7 @@ pub enum SerialConfig {
 pub struct LogConfig {
     /// Text or JSON.
     pub format: LogFormat,
-    /// error, warn, info, debug or trace, or a filter in tracing's syntax.
+    /// error, warn, info, debug or trace.
     pub level: String,
     /// `-D`; standard error without it.
     pub file: Option<PathBuf>,
