@@ -91,9 +91,12 @@ impl<'a> HostDevice<'a> {
     pub fn read_block_as_host(self, block: u64) -> Result<Vec<u8>> {
         let disk = self.host_disk()?;
         let mut content = vec![0; BLOCK_BYTES];
-        File::open(&disk)
-            .and_then(|file| file.read_exact_at(&mut content, block * 4096))
-            .with_context(|| format!("read block {block} of {}", disk.display()))?;
+        // The node is there before the driver has found out what is behind it.
+        let what = format!("read block {block} of {}", disk.display());
+        eventually(&what, HOST_DRIVER, || {
+            let file = File::open(&disk).ok()?;
+            file.read_exact_at(&mut content, block * 4096).ok()
+        })?;
         Ok(content)
     }
 

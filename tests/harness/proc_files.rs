@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::programs;
 use anyhow::{Context, Result};
 
 /// One line of /proc/PID/maps, with its share of memory from smaps.
@@ -96,12 +97,30 @@ pub fn context_switches(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// The pids in a process group, zombies left out.
-pub fn process_group(group: u32) -> Result<Vec<u32>> {
-    Ok(processes()?
-        .into_iter()
-        .filter(|&pid| group_of(pid) == Some(group))
-        .collect())
+/// The pids of `root` and of all that it started, directly or not, zombies left out. A child of the supervisor leads a
+/// session of its own; one whose parent is gone belongs to every family, so that nobody can leave one behind unseen.
+pub fn family(root: u32) -> Result<Vec<u32>> {
+    let all: Vec<Relatives> = processes()?.into_iter().filter_map(relatives).collect();
+    let ours = [running(programs::VMM)?, running(programs::DEVICE_SERVER)?].concat();
+    let mut members: Vec<u32> = all
+        .iter()
+        .filter(|one| one.pid == root || is_orphan(one, &ours))
+        .map(|one| one.pid)
+        .collect();
+    let mut next = 0;
+    while let Some(&parent) = members.get(next) {
+        let children = all.iter().filter(|one| one.parent == parent);
+        members.extend(children.map(|one| one.pid));
+        next += 1;
+    }
+    members.sort_unstable();
+    members.dedup();
+    Ok(members)
+}
+
+/// One of our programs, started by a supervisor that is not its parent any more.
+fn is_orphan(one: &Relatives, ours: &[u32]) -> bool {
+    ours.contains(&one.pid) && one.session == one.pid && !ours.contains(&one.parent)
 }
 
 /// The words of a process's command line.
@@ -132,14 +151,25 @@ fn processes() -> Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// "pid (name) state parent group ..."; the name may hold anything, so the last parenthesis counts.
-fn group_of(pid: u32) -> Option<u32> {
+/// What /proc/PID/stat says of where a process comes from.
+struct Relatives {
+    pid: u32,
+    parent: u32,
+    session: u32,
+}
+
+/// "pid (name) state parent group session ..."; the name may hold anything, so the last parenthesis counts.
+fn relatives(pid: u32) -> Option<Relatives> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let words: Vec<&str> = rest.split_ascii_whitespace().collect();
     match words.as_slice() {
         ["Z", ..] => None,
-        [_, _, group, ..] => group.parse().ok(),
+        [_, parent, _, session, ..] => Some(Relatives {
+            pid,
+            parent: parent.parse().ok()?,
+            session: session.parse().ok()?,
+        }),
         _ => None,
     }
 }

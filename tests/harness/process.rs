@@ -1,6 +1,6 @@
 //! A process that a test started: its output, its end, and its death with the test.
 //!
-//! It gets a process group of its own, so that what it starts in turn can be found and ended too.
+//! What it starts in turn dies with it; a test goes on only when all of that is gone, since the next test wants the device.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -12,9 +12,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 use crate::console::Console;
+use crate::deadline::eventually;
 use crate::proc_files;
 
-/// A running child with its console; killed when dropped, with all of its group.
+/// How long the processes of a killed supervisor may take to go: a device is reset on the way.
+const FAMILY_END: Duration = Duration::from_secs(20);
+
+/// A running child with its console; killed when dropped, with all that it started.
 #[derive(Debug)]
 pub struct Process {
     name: &'static str,
@@ -64,8 +68,8 @@ impl Process {
     }
 
     /// The pids of this process and of all that it started and that still run.
-    pub fn group(&self) -> Result<Vec<u32>> {
-        proc_files::process_group(self.pid())
+    pub fn family(&self) -> Result<Vec<u32>> {
+        proc_files::family(self.pid())
     }
 
     /// Writes a line to the process's standard input.
@@ -104,14 +108,16 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A group keeps its number for as long as it has members: an empty one is not ours any more.
-        if self.group().is_ok_and(|members| members.is_empty())
-            && matches!(self.child.try_wait(), Ok(Some(_)))
-        {
+        let family = self.family().unwrap_or_default();
+        if family.is_empty() && matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
         // Errors mean that nobody is left, which is what we want.
         let _ = kill_process_group(self.pid, Signal::KILL);
         let _ = self.child.wait();
+        let gone = || self.family().ok()?.is_empty().then_some(());
+        if let Err(error) = eventually("the end of what the test started", FAMILY_END, gone) {
+            eprintln!("{error:#}: {:?}", self.family());
+        }
     }
 }

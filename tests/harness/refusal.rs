@@ -34,7 +34,7 @@ pub fn of(command: &mut Command) -> Result<Refusal> {
     let status = process.wait(PROCESS)?;
     let took = started.elapsed();
     let message = process.stderr().text();
-    let left = process.group()?;
+    let left = process.family()?;
     ensure!(
         !status.success(),
         "{command:?} ended with {status}, it should refuse; its stderr:\n{message}"

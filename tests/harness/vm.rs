@@ -97,15 +97,15 @@ impl Vm {
                     .iter()
                     .any(|word| word == STAGE_VMM)
             };
-            self.process.group().ok()?.into_iter().find(is_stage)
+            self.process.family().ok()?.into_iter().find(is_stage)
         })
     }
 
     /// Pids of the device servers that this VM's supervisor started.
     pub fn device_server_pids(&self) -> Result<Vec<u32>> {
         let servers = proc_files::running(programs::DEVICE_SERVER)?;
-        let group = self.process.group()?;
-        Ok(group
+        let family = self.process.family()?;
+        Ok(family
             .into_iter()
             .filter(|pid| servers.contains(pid))
             .collect())
@@ -113,7 +113,7 @@ impl Vm {
 
     /// Pids of all processes of the VM, the supervisor included.
     pub fn all_pids(&self) -> Result<Vec<u32>> {
-        self.process.group()
+        self.process.family()
     }
 
     /// Waits until the guest powered off and every process of the VM is gone; the VMM must say that all went well.
@@ -126,7 +126,7 @@ impl Vm {
             crate::console::tail(&console)
         );
         eventually("the end of all processes of the VM", PROCESS, || {
-            self.process.group().ok()?.is_empty().then_some(())
+            self.process.family().ok()?.is_empty().then_some(())
         })?;
         GuestReport::parse(&console).with_context(|| format!("the VMM's stderr:\n{stderr}"))
     }

@@ -1,6 +1,6 @@
 //! The device server as a service: it outlives its clients and leaves nothing when it is stopped.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::device_server::DeviceServer;
 use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
@@ -38,7 +38,11 @@ fn server_serves_one_vm_after_the_other() -> Result<()> {
             "the server forgets its client",
             harness::deadline::PROCESS,
             nothing_left,
-        )?;
+        )
+        .with_context(|| {
+            let files = open_files(server.pid());
+            format!("open before: {files_before:#?}, and now: {files:#?}")
+        })?;
         assert!(
             !HostDevice::at(NVME).is_bus_master()?,
             "the device was reset after its client"
