@@ -161,3 +161,6 @@ fn agree(theirs: &Version, ours: &Capabilities) -> Result<Agreement, BadField> {
         client,
     })
 }
+
+#[cfg(test)]
+mod tests;
