@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
@@ -42,3 +43,11 @@ def stage_tests():
             shutil.copy2(message["executable"], STAGE / message["target"]["name"])
     shutil.copy2(GUEST_PROBE, STAGE / "guest-probe")
     return STAGE
+
+
+def why_no_peer_qemu():
+    """Why a QEMU with the vfio-user-pci client cannot be had, or None."""
+    with tempfile.NamedTemporaryFile() as initrd:
+        done = subprocess.run(["scripts/peer-qemu", initrd.name], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    print(done.stderr, end="", file=sys.stderr)
+    return None if done.returncode == 0 else (done.stderr.splitlines() or ["scripts/peer-qemu failed"])[-1]

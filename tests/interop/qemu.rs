@@ -1,0 +1,176 @@
+//! Our server with the test device, and QEMU's vfio-user-pci client: a Linux guest under software emulation uses it.
+//!
+//! The guest has no driver for the device. It reaches its BARs, and memory that its kernel was told to leave alone, through
+//! /dev/mem. A message-signalled interrupt is a write to memory: the guest aims vector 0 at that memory and looks.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use harness::deadline::{GUEST_RUN, PROCESS};
+use harness::guest::GuestReport;
+use harness::process::Process;
+use harness::scratch::Scratch;
+use harness::{initrd, proc_files};
+
+use crate::peer::{CrateClient, test_device};
+
+/// Memory of the guest that its kernel does not use: 1 MiB at 256 MiB.
+const APPEND: &str = "console=ttyS0 panic=-1 quiet memmap=1M$0x10000000";
+
+/// What the guest does. `register NAME OFFSET` prints a register of BAR2; OFFSETs are those of docs/test-device.md.
+const SCRIPT: &str = r#"
+device=0000:00:10.0
+sys=/sys/bus/pci/devices/$device
+echo IDENTITY $(lspci -n -s $device | cut -d ' ' -f 3)
+setpci -s $device COMMAND=6:6
+bar() { awk "NR == $1 + 1 { print \$1 }" $sys/resource; }
+memory() { echo $1 $(devmem $2); }
+register() { memory $1 $(($(bar 2) + $2)); }
+set_register() { devmem $(($(bar 2) + $1)) 32 $2; }
+
+register ID 0
+set_register 8 0x12345678
+register SCRATCH 8
+devmem $(($(bar 0) + 0x1ffffc)) 32 0xcafe0001
+memory BAR0 $(($(bar 0) + 0x1ffffc))
+register BAR0_MESSAGES 0x1c
+register RESETS 0x18
+echo PORT $(dd if=$sys/resource4 bs=4 count=1 2>/dev/null | hexdump -e '1/4 "0x%08X"')
+
+devmem 0x10000ffc 32 0xfeedbeef
+set_register 0x20 0x10000000
+set_register 0x28 0x10001000
+set_register 0x30 0x1000
+set_register 0x34 1
+register DMA_STATUS 0x38
+memory COPIED 0x10001ffc
+
+devmem $(bar 1) 32 0x10002000
+devmem $(($(bar 1) + 4)) 32 0
+devmem $(($(bar 1) + 8)) 32 0xb01d
+devmem $(($(bar 1) + 12)) 32 0
+setpci -s $device CAP_MSIX+2.w=8000:c000
+memory BEFORE 0x10002000
+set_register 0x10 0x20000
+tries=0
+until [ $(devmem 0x10002000) = 0x0000B01D ] || [ $tries -gt 50 ]; do tries=$((tries + 1)); sleep 0.1; done
+memory INTERRUPT 0x10002000
+"#;
+
+/// What scripts/peer-qemu prints.
+struct Machine {
+    command: Command,
+    kernel: String,
+}
+
+fn machine(initrd: &str) -> Result<Machine> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scripts/peer-qemu");
+    let made = Command::new(script).arg(initrd).output()?;
+    let errors = String::from_utf8_lossy(&made.stderr).into_owned();
+    ensure!(
+        made.status.success(),
+        "no QEMU with vfio-user-pci: {errors}"
+    );
+    let parts: serde_json::Value = serde_json::from_slice(&made.stdout)?;
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let words = parts["command"].as_array().context("command")?;
+    let words: Vec<String> = words.iter().filter_map(text).collect();
+    let (program, arguments) = words.split_first().context("a program")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for (name, value) in parts["environment"].as_object().context("environment")? {
+        command.env(name, text(value).context("a value")?);
+    }
+    let kernel = text(&parts["kernel"]).context("kernel")?;
+    Ok(Machine { command, kernel })
+}
+
+fn boot(scratch: &Scratch, socket: &str) -> Result<GuestReport> {
+    let (lab_initrd, initrd) = (scratch.file("lab-initrd"), scratch.file("initrd"));
+    let Machine {
+        mut command,
+        kernel,
+    } = machine(&lab_initrd)?;
+    let script = ("lab-script".to_owned(), SCRIPT.as_bytes().to_vec());
+    initrd::extend(lab_initrd.as_ref(), &[script], initrd.as_ref())?;
+    let device = serde_json::json!({
+        "driver": "vfio-user-pci", "id": "device", "addr": "0x10", "socket": { "type": "unix", "path": socket },
+    });
+    command.args([
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-m",
+        "512",
+        "-nodefaults",
+        "-display",
+        "none",
+    ]);
+    command.args([
+        "-object",
+        "memory-backend-memfd,id=memory,size=512M,share=on",
+    ]);
+    command.args([
+        "-M",
+        "q35,memory-backend=memory",
+        "-no-reboot",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+    ]);
+    command.args(["-kernel", &kernel, "-initrd", &initrd, "-append", APPEND]);
+    command.args(["-device", &device.to_string()]);
+    let mut process = Process::start("QEMU", &mut command)?;
+    let status = process.wait(GUEST_RUN)?;
+    ensure!(
+        status.success(),
+        "QEMU: {status}: {}",
+        process.stderr().text()
+    );
+    GuestReport::parse(&process.stdout().text())?.succeeded()
+}
+
+#[test]
+#[ignore = "boots QEMU >= 10.1: scripts/test"]
+fn qemu_guest_uses_the_test_device() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let socket = scratch.file("s");
+    let server = test_device(&socket)?;
+    let held = proc_files::open_files(server.pid())?;
+
+    let report = boot(&scratch, &socket)?;
+
+    assert_eq!(report.value("IDENTITY")?, "1d1d:b001");
+    assert_eq!(report.value("ID")?, "0x544B4C42", "BLKT");
+    assert_eq!(report.value("SCRATCH")?, "0x12345678");
+    assert_eq!(report.value("BAR0")?, "0xCAFE0001");
+    assert_eq!(
+        report.value("BAR0_MESSAGES")?,
+        "0x00000000",
+        "BAR0 is mapped"
+    );
+    assert_ne!(
+        report.value("RESETS")?,
+        "0x00000000",
+        "QEMU resets it at the start"
+    );
+    assert_eq!(
+        report.value("PORT")?,
+        "0x544B4C42",
+        "the ID through the I/O BAR"
+    );
+    assert_eq!(report.value("DMA_STATUS")?, "0x00000001", "done");
+    assert_eq!(report.value("COPIED")?, "0xFEEDBEEF");
+    assert_eq!(report.value("BEFORE")?, "0x00000000");
+    assert_eq!(report.value("INTERRUPT")?, "0x0000B01D", "MSI-X vector 0");
+    // Nothing of it is left, and the next client is served.
+    let mut next = CrateClient::connect(&socket)?;
+    assert_eq!(next.call("read 2 8 4")?, "00000000", "SCRATCH");
+    drop(next);
+    harness::deadline::eventually("the server lets go", PROCESS, || {
+        (proc_files::open_files(server.pid()).ok()? == held).then_some(())
+    })
+}
