@@ -122,6 +122,8 @@ impl VfioUserFunction {
     /// When this returns, this process holds nothing of the device any more.
     pub fn detach(&self) {
         let _turn = lock(&self.turn);
+        // From here on nobody wires or maps anything any more.
+        self.is_lost.store(true, Ordering::Release);
         lock(&self.interrupts).stop();
         lock(&self.bars).release();
         if self.client.lost().is_none()
@@ -134,7 +136,6 @@ impl VfioUserFunction {
                 "guest memory not unmapped"
             );
         }
-        self.is_lost.store(true, Ordering::Release);
         self.client.shutdown();
     }
 
@@ -194,10 +195,10 @@ impl VfioUserFunction {
     }
 
     fn sync_interrupts(&self) {
+        let mut interrupts = lock(&self.interrupts);
         if self.is_lost() {
             return;
         }
-        let mut interrupts = lock(&self.interrupts);
         let mode = lock(&self.config).interrupt_mode();
         let table = self.msix.map(|_| lock(&self.table).clone());
         interrupts.sync(&mode, table.as_ref());
