@@ -243,6 +243,26 @@ fn triple_fault_is_named_with_the_registers() {
     guest.vcpus.shut_down().unwrap();
 }
 
+#[test]
+fn code_where_no_memory_is_ends_the_machine_with_a_name() {
+    let code = program(&[
+        &[0xb8, 0x00, 0x00, 0x00, 0xd0], // mov eax, 0xd0000000
+        &[0xff, 0xe0],                   // jmp eax
+    ]);
+    let Some(guest) = guest(&code) else { return };
+    guest.vcpus.resume();
+    let fatal = guest.fatal.recv_timeout(DEADLINE).unwrap();
+    assert!(
+        matches!(
+            fatal.cause,
+            FatalCause::InternalError { .. } | FatalCause::TripleFault
+        ),
+        "{fatal}"
+    );
+    assert!(fatal.to_string().contains("\n  rip=0x"), "{fatal}");
+    guest.vcpus.shut_down().unwrap();
+}
+
 /// `inc dword [COUNTER]` for ever.
 const COUNT: [u8; 8] = [0xff, 0x05, 0x00, 0x00, 0x20, 0x00, 0xeb, 0xf8];
 

@@ -44,8 +44,10 @@ const PM1_STS: u64 = 0;
 const PM1_EN: u64 = 2;
 const PM1_CNT: u64 = 4;
 const RESET: u64 = 8;
-/// PM1_STS and PM1_EN (ACPI 6.5 §4.8.3.1): the power button is bit 8 of both. No other fixed event exists here.
+/// PM1_STS and PM1_EN (ACPI 6.5 §4.8.3.1): the power button is bit 8 of both.
 const PWRBTN: u16 = 1 << 8;
+/// PM1_EN, global lock: firmware never takes it, so it never happens, but ACPICA wants to see it enabled.
+const GBL_EN: u16 = 1 << 5;
 /// PM1_CNT (ACPI 6.5 §4.8.3.2): ACPI is on, sleep type, go to sleep.
 const SCI_EN: u16 = 1;
 const SLP_TYP_SHIFT: u16 = 10;
@@ -193,7 +195,7 @@ impl Power {
         match offset {
             // A one clears.
             PM1_STS => self.change(|pm1| pm1.status &= !value),
-            PM1_EN => self.change(|pm1| pm1.enable = value & PWRBTN),
+            PM1_EN => self.change(|pm1| pm1.enable = value & (PWRBTN | GBL_EN)),
             PM1_CNT => {
                 let sleep_type = (value >> SLP_TYP_SHIFT) & SLP_TYP_MASK;
                 if value & SLP_EN != 0 && sleep_type == u16::from(SLP_TYP_S5) {

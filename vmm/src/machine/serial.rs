@@ -304,6 +304,8 @@ impl SerialWire {
     /// Whether a socket listens or is connected.
     pub fn from_socket(socket: OwnedFd) -> io::Result<SerialWire> {
         if rustix::net::sockopt::socket_acceptconn(&socket)? {
+            // A client may be gone again before it is accepted; that must not stop the event loop.
+            rustix::io::ioctl_fionbio(&socket, true)?;
             return Ok(SerialWire::Listener(socket));
         }
         Ok(SerialWire::Stream(socket))

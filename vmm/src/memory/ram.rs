@@ -2,17 +2,22 @@
 //!
 //! The file can neither shrink nor grow nor lose its seals (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL), so that a device
 //! server that maps it can rely on its size. Huge pages come from the same call (MFD_HUGETLB) and are reserved at once:
-//! a guest never dies later because the pool is empty.
+//! a guest never dies later because the pool is empty. Other memory takes transparent huge pages where the host
+//! allows them for shared memory (/sys/kernel/mm/transparent_hugepage/shmem_enabled: advise or always).
 //!
 //! Not here: `-mem-path` opens no file. It says which page size to take (see `config/memory.rs`), as a file on
 //! hugetlbfs cannot be sealed.
+
+// UNSAFETY: madvise takes an address.
+#![expect(unsafe_code, reason = "advice about the own mapping, see above")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use vm_memory::mmap::MmapRegionBuilder;
+use rustix::mm::Advice;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use super::layout::RamRegion;
@@ -158,12 +163,32 @@ fn map(
             .with_mmap_flags(libc::MAP_SHARED | reserve)
             .build()
             .map_err(|error| map_failed(config, error))?;
+        if config.hugetlb.is_none() {
+            prefer_huge_pages(&mapping);
+        }
         let placed = GuestRegionMmap::new(mapping, GuestAddress(region.gpa))
             .ok_or_else(|| failed(config, step, io::ErrorKind::InvalidInput.into()))?;
         mapped.push(placed);
     }
     GuestMemoryMmap::from_regions(mapped)
         .map_err(|error| failed(config, step, io::Error::other(error)))
+}
+
+fn prefer_huge_pages(mapping: &MmapRegion) {
+    // SAFETY: madvise's contract for MADV_HUGEPAGE, which changes no content:
+    // - the range is one mapping: address and length are both the region's own;
+    // - it stays mapped during the call: `mapping` is borrowed.
+    let advised = unsafe {
+        rustix::mm::madvise(
+            mapping.as_ptr().cast(),
+            mapping.size(),
+            Advice::LinuxHugepage,
+        )
+    };
+    if let Err(errno) = advised {
+        // A kernel without transparent huge pages: the guest runs, only slower.
+        tracing::debug!(%errno, "no transparent huge pages for guest memory");
+    }
 }
 
 fn map_failed(config: &MemoryConfig, error: vm_memory::mmap::MmapRegionError) -> RamError {

@@ -91,8 +91,14 @@ fn status_and_enable_can_be_written_together_and_by_bytes() {
     board.power.press_button();
     board.ports.write(0x600, &0x0100_0100u32.to_le_bytes());
     assert_eq!((read(&board, 0x600), read(&board, 0x602)), (0, 0x100));
+    board.ports.write(0x602, &[0x20]);
+    assert_eq!(
+        read(&board, 0x602),
+        0x120,
+        "the global lock's enable bit stays set, as ACPICA checks"
+    );
     board.ports.write(0x603, &[0]);
-    assert_eq!(read(&board, 0x602), 0);
+    assert_eq!(read(&board, 0x602), 0x20);
     board.power.press_button();
     board.ports.write(0x600, &[0xff]);
     assert_eq!(read(&board, 0x600), 0x100);
