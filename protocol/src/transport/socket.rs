@@ -43,6 +43,8 @@ impl StreamSocket {
         }
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, receive_timeout)
             .map_err(SocketError::Prepare)?;
+        // Credentials beside every message would take the room of descriptors.
+        sockopt::set_socket_passcred(&fd, false).map_err(SocketError::Prepare)?;
         Ok(Self { fd: Arc::new(fd) })
     }
 

@@ -7,6 +7,7 @@
 )]
 
 pub mod device;
+pub mod framing;
 pub mod script;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -184,16 +185,6 @@ impl RawPeer {
         }
     }
 
-    /// Nothing comes for a while.
-    pub fn expect_silence(&self) {
-        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
-        let wait = Timespec {
-            tv_sec: 0,
-            tv_nsec: 100_000_000,
-        };
-        assert_eq!(poll(&mut fds, Some(&wait)).unwrap(), 0, "something came");
-    }
-
     /// Sends a request and returns its reply, which must belong to it.
     pub fn ask(&self, id: u16, command: u16, body: &[u8]) -> Received {
         self.ask_with_fds(id, command, body, &[])
@@ -282,14 +273,11 @@ impl Probe {
         self.writer.as_ref().unwrap().as_fd()
     }
 
-    /// All copies are closed, or will be within a second.
+    /// All copies are closed, or will be soon.
     pub fn expect_closed(mut self) {
         self.writer = None;
         let mut fds = [PollFd::new(&self.reader, PollFlags::IN)];
-        let wait = Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        };
+        let wait = Timespec::try_from(PATIENCE).unwrap();
         assert_eq!(
             poll(&mut fds, Some(&wait)).unwrap(),
             1,
