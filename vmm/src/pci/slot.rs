@@ -5,7 +5,8 @@
 //!
 //! The slot has an attention button, a power controller, both indicators, presence detect and data link layer active.
 //! Plugging shows as presence and link changes, never as a button press: a press can be taken for a request to remove
-//! (kata-containers#1147). Removing presses the button once and waits until the guest has turned power and power
+//! (kata-containers#1147). The link change is shown even while the slot is off and no link can be: where there is a button,
+//! Linux does not enable the presence interrupt (pciehp_hpc.c, pcie_enable_notification), but always that of the link. Removing presses the button once and waits until the guest has turned power and power
 //! indicator off. While the power indicator blinks, the guest is busy with the slot: a press then would cancel what it
 //! is doing, so the request waits for a steady indicator.
 //!
@@ -180,10 +181,9 @@ impl Slot {
                     phase: Phase::Present,
                     ..self
                 };
-                next.status |= SLTSTA_PDS | SLTSTA_PDC;
+                next.status |= SLTSTA_PDS | SLTSTA_PDC | SLTSTA_DLLSC;
                 let mut actions = Vec::new();
                 if next.link_active() {
-                    next.status |= SLTSTA_DLLSC;
                     actions.push(Action::PowerOn);
                 }
                 (next, actions)

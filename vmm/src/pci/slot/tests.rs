@@ -36,7 +36,7 @@ fn plug_into_driven_slot_shows_presence_and_never_presses_the_button() {
         ],
     );
     let (slot, actions) = empty.on(Event::Occupied);
-    assert_eq!(slot.status(), SLTSTA_PDS | SLTSTA_PDC);
+    assert_eq!(slot.status(), SLTSTA_PDS | SLTSTA_PDC | SLTSTA_DLLSC);
     assert_eq!(actions, [Action::Interrupt]);
     assert!(!slot.link_active());
 }
@@ -233,4 +233,14 @@ fn any_sequence_of_events_releases_at_most_once_per_device() {
         }
         frontier.dedup();
     }
+}
+
+#[test]
+fn plug_interrupts_linux_which_listens_to_the_link_and_not_to_presence() {
+    let listens = SLTCTL_ABPE | SLTCTL_CCIE | SLTCTL_HPIE | SLTCTL_DLLSCE | SLTCTL_AIC_OFF;
+    let off = listens | SLTCTL_PIC_OFF | SLTCTL_PCC;
+    let (empty, _) = Slot::empty().on(Event::ControlWritten(off));
+    let (empty, _) = empty.on(Event::StatusWritten(SLTSTA_EVENTS));
+    let (_, actions) = empty.on(Event::Occupied);
+    assert_eq!(actions, [Action::Interrupt]);
 }
