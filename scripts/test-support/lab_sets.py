@@ -57,7 +57,7 @@ def run(lab_set, staged, name_filter):
     # A test that fails does not keep the next executable from running.
     tests = " && ".join(f"run {name}" for name in lab_set.tests)
     script = (
-        f"status=0; run() {{ $1 --ignored --test-threads=1 {name_filter} || status=1; }}; {tests}; exit $status"
+        f"status=0; run() {{ /lab/in/$1 --ignored --test-threads=1 {name_filter} || status=1; }}; {tests}; exit $status"
     )
     words = [
         "scripts/lab", "--kernel", lab_set.kernel, "--memory", str(lab_set.memory), "--timeout", str(lab_set.timeout),

@@ -113,10 +113,10 @@ fn memory_that_does_not_fit_is_refused() -> Result<()> {
 fn memory_too_small_for_the_kernel_is_refused() -> Result<()> {
     let kernel = guest_kernel()?;
     let arguments = [
-        "-machine", "q35", "-m", "8M", "-kernel", &kernel, "-serial", "none",
+        "-machine", "q35", "-m", "32M", "-kernel", &kernel, "-serial", "none",
     ];
     refusal::of_vmm(&arguments)?
-        .names(&["memory"])?
+        .names(&["-m"])?
         .within(AT_ONCE)?;
     Ok(())
 }

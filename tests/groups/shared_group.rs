@@ -65,8 +65,8 @@ fn one_server_serves_two_devices_of_a_group() -> Result<()> {
         &b,
     ];
     let server = DeviceServer::start(&arguments)?;
-    let a = format!("vfio-user-pci,socket={a},id=a,bus=pcie.0,addr=0x03");
-    let b = format!("vfio-user-pci,socket={b},id=b,bus=pcie.0,addr=0x04");
+    let a = format!("vfio-user-pci,socket={a},id=a,bus=pcie.0,addr=0x03,allow-no-reset=on");
+    let b = format!("vfio-user-pci,socket={b},id=b,bus=pcie.0,addr=0x04,allow-no-reset=on");
     let guest = guest_with_cards_at("0000:00:03.0", "0000:00:04.0");
     let report = Vm::start(&["-m", "512M", "-device", &a, "-device", &b], &guest)?
         .finish()?
