@@ -13,6 +13,7 @@
 pub mod vm;
 pub mod device_server;
 pub mod refusal;
+pub mod qmp;
 pub mod guest;
 pub mod message_counter;
 pub mod peer;

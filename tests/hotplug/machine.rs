@@ -1,0 +1,109 @@
+//! A VM with hot-plug slots, a QMP client, and a guest that runs what the test tells it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use harness::guest::{Guest, GuestReport};
+use harness::qmp::Qmp;
+use harness::scratch::Scratch;
+use harness::vm::Vm;
+
+/// From the removal's request to its event, with Linux's five seconds of blinking, in a guest that is emulated twice.
+pub(crate) const UNPLUG: Duration = Duration::from_secs(60);
+/// From the plug to the guest's driver.
+pub(crate) const PLUG: Duration = Duration::from_secs(60);
+
+/// Runs what comes over the console, one line at a time.
+const OBEY: &str = r#"
+    number=0
+    echo "OBEY"
+    while read -r line </dev/ttyS0; do
+        [ "$line" = leave ] && break
+        eval "$line"
+        echo "DONE $number $?"
+        number=$((number + 1))
+    done
+"#;
+
+/// The VM, its client, and its guest.
+pub(crate) struct Machine {
+    pub(crate) vm: Vm,
+    pub(crate) qmp: Qmp,
+    pub(crate) socket: String,
+    commands: usize,
+    _scratch: Scratch,
+}
+
+impl Machine {
+    /// Starts a VM with `arguments` and a QMP socket; the guest has not booted yet.
+    pub(crate) fn boot(arguments: &[&str]) -> Result<Self> {
+        Self::boot_guest(arguments, &Guest::running(OBEY))
+    }
+
+    /// The same with a guest of the test's own.
+    pub(crate) fn boot_guest(arguments: &[&str], guest: &Guest) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let socket = scratch.file("qmp.sock");
+        let qmp = format!("unix:{socket},server,nowait");
+        let mut all = vec!["-smp", "2", "-m", "512M", "-qmp", &qmp];
+        all.extend_from_slice(arguments);
+        let vm = Vm::start(&all, guest)?;
+        let qmp = Qmp::connect(&socket)?;
+        Ok(Self {
+            vm,
+            qmp,
+            socket,
+            commands: 0,
+            _scratch: scratch,
+        })
+    }
+
+    /// Starts it, and waits until the guest obeys.
+    pub(crate) fn start(arguments: &[&str]) -> Result<Self> {
+        let machine = Self::boot(arguments)?;
+        machine.vm.wait_for_line("OBEY")?;
+        Ok(machine)
+    }
+
+    /// Runs a line of shell in the guest; it must succeed. Gives what it printed.
+    pub(crate) fn guest(&mut self, line: &str) -> Result<String> {
+        let before = self.vm.console().len();
+        self.tell(line)?;
+        let status = self.done()?;
+        let console = self.vm.console();
+        let output = console.get(before..).unwrap_or_default().to_owned();
+        ensure!(
+            status == "0",
+            "the guest's {line:?} ended with {status}:\n{output}"
+        );
+        Ok(output)
+    }
+
+    /// Starts a line of shell in the guest.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        self.vm.process().write_line(line)
+    }
+
+    /// Waits until the line is done; gives its status.
+    pub(crate) fn done(&mut self) -> Result<String> {
+        let status = self.vm.wait_for_line(&format!("DONE {} ", self.commands))?;
+        self.commands += 1;
+        Ok(status)
+    }
+
+    /// The guest leaves and powers off; everything of the VM must end.
+    pub(crate) fn finish(mut self) -> Result<GuestReport> {
+        self.tell("leave")?;
+        self.vm.finish()?.succeeded()
+    }
+
+    /// `device_del` of a device whose guest lets go of it.
+    pub(crate) fn unplug(&mut self, id: &str) -> Result<()> {
+        self.qmp.succeed(&format!(
+            r#"{{"execute":"device_del","arguments":{{"id":"{id}"}}}}"#
+        ))?;
+        let data = self.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+        ensure!(data["device"] == id, "DEVICE_DELETED of {data}");
+        Ok(())
+    }
+}
