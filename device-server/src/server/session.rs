@@ -150,6 +150,10 @@ impl<'s> Session<'s> {
 
     /// Lets the device handle its own events until the client has sent something.
     fn serve_events(&self, backend: &mut dyn Backend) -> Result<(), Errno> {
+        if self.connection.agreement().is_none() {
+            // Before VERSION only the connection itself knows how long the client may still take.
+            return Ok(());
+        }
         while let Some(source) = backend.event_source() {
             let Some(fd) = source.readable_fd() else {
                 return Ok(());
