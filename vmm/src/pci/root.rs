@@ -23,8 +23,8 @@ use crate::config::{Place, RootPortConfig};
 mod hot_plug;
 mod inspect;
 
-pub use inspect::FunctionState;
 pub use hot_plug::{HotPlugError, SlotServices, SlotState};
+pub use inspect::FunctionState;
 
 const HEADER_TYPE: u16 = 0x0e;
 const MULTIFUNCTION: u8 = 1 << 7;
@@ -208,13 +208,17 @@ impl PciHost {
         };
         target.function.config_read(offset, data);
         let header_type = usize::from(HEADER_TYPE).checked_sub(usize::from(offset));
-        if let Some(byte) = header_type.and_then(|at| data.get_mut(at)) {
-            *byte = *byte & !MULTIFUNCTION
-                | if target.multifunction {
-                    MULTIFUNCTION
-                } else {
-                    0
-                };
+        // All ones is no header type: the device is lost and must look absent.
+        if let Some(byte) = header_type
+            .and_then(|at| data.get_mut(at))
+            .filter(|byte| **byte != 0xff)
+        {
+            let bit = if target.multifunction {
+                MULTIFUNCTION
+            } else {
+                0
+            };
+            *byte = *byte & !MULTIFUNCTION | bit;
         }
     }
 

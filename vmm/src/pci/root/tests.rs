@@ -211,6 +211,14 @@ fn multifunction_bit_is_the_hosts_whatever_the_device_says() {
 }
 
 #[test]
+fn function_of_all_ones_stays_all_ones() {
+    let machine = Machine::new();
+    let lost = machine.plug("a", &place("pcie.0", 3, 0, false), &[]);
+    lost.space.lock().unwrap().set(0, &[0xff; 64]);
+    assert_eq!(machine.ecam::<4>(0, 24, 0x0c), [0xff; 4]);
+}
+
+#[test]
 fn program_numbers_buses_places_bars_and_writes_interrupt_lines() {
     let machine = Machine::with_port();
     let wide = BarRequest {
