@@ -18,6 +18,14 @@ SERIAL_PAIR = (
     "--device", "pci-serial-2x,chardev1=cable-b,chardev2=unused,addr=a.1",
 )
 
+# For the host commands: the serial cards, an NVMe controller with two virtual functions, and a maker of file systems.
+HOST = (
+    *SERIAL_PAIR,
+    "--device", "nvme-subsys,id=subsystem", "--device", "pcie-root-port,id=port,chassis=1,addr=8",
+    "--device", "nvme,serial=sriov,bus=port,subsys=subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
+    "--copy-in", "/usr/sbin/mke2fs",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabSet:
@@ -26,13 +34,16 @@ class LabSet:
     tests: tuple
     memory: int = 3072
     options: tuple = ()
-    timeout: int = 600
+    timeout: int = 1200
 
 
 SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
     LabSet("kernel 7", "7", ("passthrough",)),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=SERIAL_PAIR),
+    LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
+    LabSet("host 7", "7", ("host",), memory=2048, options=HOST),
+    LabSet("host without IOMMU", "6.1", ("host-without-iommu",), memory=2048, options=("--iommu", "none")),
 )
 
 

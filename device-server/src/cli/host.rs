@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::PciAddress;
 
 use crate::host::command::{Format, HostCommand};
-use crate::host::{BindRequest, Step, VfsRequest};
+use crate::host::{Before, BindRequest, Step, VfsRequest};
 
 /// Longest wait for a driver, in seconds.
 const MAX_WAIT_SECONDS: u64 = 3600;
@@ -50,6 +50,10 @@ pub(super) enum Host {
     #[command(hide = true)]
     Step {
         address: PciAddress,
+        #[arg(long)]
+        before_override: String,
+        #[arg(long)]
+        before_driver: String,
         #[command(subcommand)]
         step: StepName,
     },
@@ -132,8 +136,17 @@ impl From<Host> for HostCommand {
                 },
                 limit: wait.limit(),
             },
-            Host::Step { address, step } => HostCommand::Step {
+            Host::Step {
                 address,
+                before_override,
+                before_driver,
+                step,
+            } => HostCommand::Step {
+                address,
+                before: Before {
+                    driver: Some(before_driver).filter(|name| !name.is_empty()),
+                    driver_override: before_override,
+                },
                 step: match step {
                     StepName::Unbind => Step::Unbind,
                     StepName::Probe => Step::Probe,

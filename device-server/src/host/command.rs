@@ -9,6 +9,7 @@ use protocol::PciAddress;
 use super::error::HostError;
 use super::helper::{Patience, be_helper};
 use super::kernel::{RunningKernel, Step};
+use super::notes::Before;
 use super::rebind::Mover;
 use super::roots::Roots;
 use super::{bind, check, list, vfs};
@@ -67,6 +68,8 @@ pub enum HostCommand {
         address: PciAddress,
         /// What is to be done.
         step: Step,
+        /// What the device goes back to if the caller gives up.
+        before: Before,
     },
 }
 
@@ -75,7 +78,11 @@ pub fn execute(command: HostCommand) -> ExitCode {
     let roots = Roots::of_host();
     let mut out = io::stdout();
     match command {
-        HostCommand::Step { address, step } => be_helper(&roots, address, step),
+        HostCommand::Step {
+            address,
+            step,
+            before,
+        } => be_helper(&roots, address, step, &before),
         HostCommand::Check { address, format } => match check::findings(&roots, address) {
             Ok(findings) => {
                 let status = check::overall(&findings).exit_status();

@@ -72,7 +72,7 @@ pub(super) enum HostError {
     },
     /// The driver was too slow.
     #[error(
-        "{driver} did not {what} within {seconds} s, and {address} is left as it was; end what uses the device, see dmesg, or wait longer with --wait"
+        "{driver} did not {what} within {seconds} s, and {address} is put back as it was as soon as that ends; end what uses the device, see dmesg, or wait longer with --wait"
     )]
     DriverSlow {
         /// The device.
@@ -98,7 +98,9 @@ pub(super) enum HostError {
         actual: Option<String>,
     },
     /// The operator pressed Ctrl-C.
-    #[error("interrupted while waiting for {driver}; {address} is left as it was")]
+    #[error(
+        "interrupted while waiting for {driver}; {address} is put back as it was as soon as that ends"
+    )]
     Interrupted {
         /// The device.
         address: PciAddress,
@@ -170,6 +172,14 @@ impl HostError {
             first: first.line(),
             second: second.line(),
         }
+    }
+
+    /// Whether a helper process still waits for the driver, and puts the device back then.
+    pub(super) fn leaves_a_helper(&self) -> bool {
+        matches!(
+            self,
+            HostError::DriverSlow { .. } | HostError::Interrupted { .. }
+        )
     }
 
     /// The error with its causes, in one line.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use protocol::PciAddress;
 
 use super::kernel::{Kernel, Step, StepError};
-use super::notes::Lock;
+use super::notes::{Before, Lock};
 use super::rebind::Mover;
 use super::roots::Roots;
 
@@ -196,13 +196,23 @@ impl Kernel for FakeKernel<'_> {
         fs::write(path, format!("{driver}\n"))
     }
 
-    fn step(&self, address: PciAddress, step: Step, _: &Lock) -> Result<(), StepError> {
+    fn step(
+        &self,
+        address: PciAddress,
+        step: Step,
+        before: &Before,
+        _: &Lock,
+    ) -> Result<(), StepError> {
         let address = address.to_string();
         let device = self.host.path(&format!("sys/bus/pci/devices/{address}"));
         let link = device.join("driver");
         self.steps.borrow_mut().push((address.clone(), step));
         match step {
-            Step::Unbind if self.fault_holds(&address) => return Err(StepError::TooSlow),
+            Step::Unbind if self.fault_holds(&address) => {
+                // What the helper process does once the driver is done.
+                fs::write(device.join("driver_override"), &before.driver_override).unwrap();
+                return Err(StepError::TooSlow);
+            }
             Step::Unbind => fs::remove_file(link).unwrap(),
             Step::Probe => self.probe(&address, &link),
             Step::VirtualFunctions(count) => {

@@ -1,8 +1,8 @@
 //! A helper process for writes to sysfs that block for as long as a driver takes: it may outlive the caller's patience.
 //!
 //! The helper is this program again, `host step ...`. It has a socket as stdin and the device's lock as stdout. It writes,
-//! says "done" or the error number, and waits for "taken". If the caller has given up (end of stream) after the driver
-//! let the device go, the helper lets the kernel find a driver again: by then the caller has put driver_override back.
+//! says "done" or the error number, and waits for "taken". If the caller has given up by then (end of stream), the helper
+//! puts the device back: the caller cannot, since a device that a driver works on cannot be written to.
 //! Limits: `Patience::limit`, and progress on stderr every `PROGRESS`.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -17,8 +17,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::PciAddress;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::kernel::{Step, StepError, step_write, write};
-use super::notes::Lock;
+use super::device::HostDevice;
+use super::kernel::{Step, StepError, override_path, step_write, write};
+use super::notes::{Before, Lock};
 use super::roots::Roots;
 
 /// How often the operator is told that we still wait.
@@ -54,6 +55,7 @@ impl Patience {
 pub(super) fn run(
     address: PciAddress,
     step: Step,
+    before: &Before,
     lock: &Lock,
     patience: &Patience,
 ) -> Result<(), StepError> {
@@ -67,6 +69,8 @@ pub(super) fn run(
     let mut helper = Command::new("/proc/self/exe")
         .args(["host", "step"])
         .arg(address.to_string())
+        .args(["--before-override", &before.driver_override])
+        .args(["--before-driver", before.driver.as_deref().unwrap_or("")])
         .args(words)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(OwnedFd::from(lock)))
@@ -91,11 +95,13 @@ fn wait(address: PciAddress, ours: &UnixStream, patience: &Patience) -> Result<(
             return Err(StepError::TooSlow);
         };
         if waited >= PROGRESS {
-            eprintln!(
-                "{address}: waiting for its driver, {} of at most {} s",
+            let line = format!(
+                "{address}: waiting for its driver, {} of at most {} s\n",
                 waited.as_secs(),
                 patience.limit.as_secs()
             );
+            // In one write: two callers may share a terminal.
+            let _ = io::stderr().write_all(line.as_bytes());
         }
         let timeout = Timespec::try_from(left.min(PROGRESS))
             .map_err(|_| StepError::Helper(io::Error::other("the wait is too long")))?;
@@ -133,7 +139,12 @@ fn answer(ours: &UnixStream) -> Result<(), StepError> {
 }
 
 /// The helper process itself.
-pub(super) fn be_helper(roots: &Roots, address: PciAddress, step: Step) -> ExitCode {
+pub(super) fn be_helper(
+    roots: &Roots,
+    address: PciAddress,
+    step: Step,
+    before: &Before,
+) -> ExitCode {
     let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
     };
@@ -148,10 +159,30 @@ pub(super) fn be_helper(roots: &Roots, address: PciAddress, step: Step) -> ExitC
     let _ = (&socket).write_all(format!("{said}\n").as_bytes());
     let mut line = String::new();
     let taken = BufReader::new(&socket).read_line(&mut line).is_ok() && line.trim() == TAKEN;
-    if !taken && written.is_ok() && step == Step::Unbind {
-        let (path, text) = step_write(&roots.sysfs, address, Step::Probe);
-        // Nobody is left to tell.
-        let _ = write(&path, &text);
+    if !taken && !matches!(step, Step::VirtualFunctions(_)) {
+        // Nobody is left to tell; what fails here shows in `host list`.
+        let _ = put_back(roots, address, before);
     }
     ExitCode::SUCCESS
+}
+
+fn put_back(roots: &Roots, address: PciAddress, before: &Before) -> io::Result<()> {
+    let sysfs = &roots.sysfs;
+    let device = HostDevice::read(sysfs, address).map_err(io::Error::other)?;
+    write(
+        &override_path(sysfs, address),
+        &format!("{}\n", before.driver_override),
+    )?;
+    if device.driver == before.driver {
+        return Ok(());
+    }
+    if device.driver.is_some() {
+        let (path, text) = step_write(sysfs, address, Step::Unbind);
+        write(&path, &text)?;
+    }
+    if before.driver.is_some() {
+        let (path, text) = step_write(sysfs, address, Step::Probe);
+        write(&path, &text)?;
+    }
+    Ok(())
 }

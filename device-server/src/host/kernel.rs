@@ -14,7 +14,7 @@ use protocol::PciAddress;
 use super::device::{Sysfs, folder};
 use super::error::HostError;
 use super::helper::{self, Patience};
-use super::notes::Lock;
+use super::notes::{Before, Lock};
 use super::roots::Roots;
 
 /// A write that takes as long as a driver takes.
@@ -31,9 +31,9 @@ pub enum Step {
 /// Why a step was not done.
 #[derive(Debug)]
 pub(super) enum StepError {
-    /// The driver took longer than it may.
+    /// The driver took longer than it may. The helper process waits on, then puts the device back.
     TooSlow,
-    /// The operator pressed Ctrl-C.
+    /// The operator pressed Ctrl-C. As above.
     Interrupted,
     /// The write failed.
     Write(io::Error),
@@ -45,8 +45,15 @@ pub(super) enum StepError {
 pub(super) trait Kernel {
     /// Says which driver may take the device; empty: any that fits.
     fn set_override(&self, address: PciAddress, driver: &str) -> io::Result<()>;
-    /// Does a step, or gives up waiting.
-    fn step(&self, address: PciAddress, step: Step, lock: &Lock) -> Result<(), StepError>;
+    /// Does a step. Gives up waiting at a deadline; then `before` is what the device goes back to, as soon as it can:
+    /// until then the kernel lets nobody write to the device, not even its driver_override.
+    fn step(
+        &self,
+        address: PciAddress,
+        step: Step,
+        before: &Before,
+        lock: &Lock,
+    ) -> Result<(), StepError>;
     /// Tries to get vfio-pci into the kernel.
     fn load_vfio_pci(&self);
 }
@@ -73,8 +80,14 @@ impl Kernel for RunningKernel {
         write(&override_path(&self.sysfs, address), &format!("{driver}\n"))
     }
 
-    fn step(&self, address: PciAddress, step: Step, lock: &Lock) -> Result<(), StepError> {
-        helper::run(address, step, lock, &self.patience)
+    fn step(
+        &self,
+        address: PciAddress,
+        step: Step,
+        before: &Before,
+        lock: &Lock,
+    ) -> Result<(), StepError> {
+        helper::run(address, step, before, lock, &self.patience)
     }
 
     fn load_vfio_pci(&self) {

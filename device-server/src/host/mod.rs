@@ -26,6 +26,7 @@ pub mod holders;
 
 pub use bind::Request as BindRequest;
 pub use kernel::Step;
+pub use notes::Before;
 pub use vfs::Request as VfsRequest;
 
 #[cfg(test)]

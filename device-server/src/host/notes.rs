@@ -18,11 +18,11 @@ const MAX_NOTE_BYTES: u64 = 4096;
 
 /// How a device was before it was given to VFIO.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Before {
+pub struct Before {
     /// Its driver.
-    pub(super) driver: Option<String>,
+    pub driver: Option<String>,
     /// Its driver_override; empty for none.
-    pub(super) driver_override: String,
+    pub driver_override: String,
 }
 
 /// Keeps the note of `address`.

@@ -27,8 +27,8 @@ impl Mover<'_> {
         let before = self.state(address)?;
         notes::save(self.roots, address, &before)?;
         let moved = self
-            .let_go(address, VFIO_PCI, &before.driver, lock)
-            .and_then(|()| self.probe(address, VFIO_PCI, lock))
+            .let_go(address, VFIO_PCI, &before, lock)
+            .and_then(|()| self.probe(address, VFIO_PCI, &before, lock))
             .and_then(|()| self.check_taken(address, VFIO_PCI));
         match moved {
             Ok(()) => Ok(before),
@@ -47,8 +47,8 @@ impl Mover<'_> {
         let moved = match &noted {
             Some(before) => self.put_back(address, before, lock),
             None => self
-                .let_go(address, "", &now.driver, lock)
-                .and_then(|()| self.probe(address, "any driver", lock)),
+                .let_go(address, "", &now, lock)
+                .and_then(|()| self.probe(address, "any driver", &now, lock)),
         };
         if let Err(error) = moved {
             return Err(self.undone(error, address, &now, lock));
@@ -68,15 +68,15 @@ impl Mover<'_> {
         if now.driver == before.driver {
             return self.set_override(address, &before.driver_override);
         }
-        self.let_go(address, &before.driver_override, &now.driver, lock)?;
+        self.let_go(address, &before.driver_override, &now, lock)?;
         let Some(driver) = &before.driver else {
             return Ok(());
         };
-        self.probe(address, driver, lock)?;
+        self.probe(address, driver, &now, lock)?;
         self.check_taken(address, driver)
     }
 
-    /// Makes the device as it was, after `error`.
+    /// Makes the device as it was, after `error`; where a driver was too slow, a helper process does.
     fn undone(
         &self,
         error: HostError,
@@ -84,6 +84,9 @@ impl Mover<'_> {
         before: &Before,
         lock: &Lock,
     ) -> HostError {
+        if error.leaves_a_helper() {
+            return error;
+        }
         match self.put_back(address, before, lock) {
             Ok(()) => error,
             Err(second) => HostError::not_restored(&error, &second),
@@ -94,30 +97,36 @@ impl Mover<'_> {
         &self,
         address: PciAddress,
         driver_override: &str,
-        driver: &Option<String>,
+        now: &Before,
         lock: &Lock,
     ) -> Result<(), HostError> {
         self.set_override(address, driver_override)?;
-        match driver {
-            Some(driver) => self.step(address, Step::Unbind, driver, lock),
+        match &now.driver {
+            Some(driver) => self.step((address, Step::Unbind), driver, now, lock),
             None => Ok(()),
         }
     }
 
-    fn probe(&self, address: PciAddress, driver: &str, lock: &Lock) -> Result<(), HostError> {
-        self.step(address, Step::Probe, driver, lock)
+    fn probe(
+        &self,
+        address: PciAddress,
+        driver: &str,
+        before: &Before,
+        lock: &Lock,
+    ) -> Result<(), HostError> {
+        self.step((address, Step::Probe), driver, before, lock)
     }
 
     /// Does a step, on which `driver` is the one that takes its time.
     pub(super) fn step(
         &self,
-        address: PciAddress,
-        step: Step,
+        (address, step): (PciAddress, Step),
         driver: &str,
+        before: &Before,
         lock: &Lock,
     ) -> Result<(), HostError> {
         self.kernel
-            .step(address, step, lock)
+            .step(address, step, before, lock)
             .map_err(|error| match error {
                 StepError::TooSlow => HostError::DriverSlow {
                     address,
@@ -169,7 +178,7 @@ impl Mover<'_> {
     }
 
     /// How the device is now.
-    fn state(&self, address: PciAddress) -> Result<Before, HostError> {
+    pub(super) fn state(&self, address: PciAddress) -> Result<Before, HostError> {
         let device = HostDevice::read(&self.roots.sysfs, address)?;
         let text = attribute(&self.roots.sysfs, address, "driver_override").unwrap_or_default();
         Ok(Before {

@@ -9,7 +9,7 @@ use protocol::PciAddress;
 use super::device::{HostDevice, attribute, folder, link_name};
 use super::error::HostError;
 use super::kernel::{Step, check_writable, step_write};
-use super::notes::Lock;
+use super::notes::{self, Lock};
 use super::rebind::Mover;
 use super::roots::Roots;
 use super::usage::{Usage, Use};
@@ -53,16 +53,23 @@ pub(super) fn set(
             check_free(roots, address)?;
         }
         let driver = device.driver.as_deref().unwrap_or("the kernel");
+        let before = mover.state(address)?;
+        let old = functions(roots, address);
+        let step = |count| {
+            let step = Step::VirtualFunctions(count);
+            mover.step((address, step), driver, &before, &lock)
+        };
         if now != 0 {
-            mover.step(address, Step::VirtualFunctions(0), driver, &lock)?;
+            step(0)?;
+            old.iter().for_each(|gone| notes::remove(roots, *gone));
         }
         if count != 0 {
-            let made = mover.step(address, Step::VirtualFunctions(count), driver, &lock);
-            if let (Err(error), true) = (&made, now != 0) {
-                let back = mover.step(address, Step::VirtualFunctions(now), driver, &lock);
-                if let Err(second) = back {
-                    return Err(HostError::not_restored(error, &second));
-                }
+            let made = step(count);
+            if let Err(error) = &made
+                && now != 0
+                && let Err(second) = step(now)
+            {
+                return Err(HostError::not_restored(error, &second));
             }
             made?;
         }

@@ -1,0 +1,82 @@
+//! What the host or a device server uses is not taken away.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use harness::deadline::{HOST_DRIVER, eventually};
+use harness::device_server::DeviceServer;
+use harness::host_device::{HostDevice, NVME};
+use harness::scratch::Scratch;
+
+use crate::operator::host;
+
+const DISK: &str = "/dev/nvme0n1";
+
+fn disk_of_the_host() -> Result<()> {
+    if HostDevice::at(NVME).driver().as_deref() != Some("nvme") {
+        HostDevice::at(NVME).give_to_host()?;
+    }
+    let is_there = || std::path::Path::new(DISK).exists().then_some(());
+    eventually("the disk is there", HOST_DRIVER, is_there)
+}
+
+/// Runs a program of the lab that has to succeed.
+fn run(words: &str) -> Result<()> {
+    let mut split = words.split_whitespace();
+    let program = split.next().context("a program")?;
+    let output = Command::new(program).args(split).output();
+    let output = output.with_context(|| format!("run {words}"))?;
+    ensure!(output.status.success(), "{words}: {output:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn mounted_file_system_keeps_the_disk() -> Result<()> {
+    disk_of_the_host()?;
+    run("mke2fs -F /dev/nvme0n1")?;
+    run("mount -t ext2 /dev/nvme0n1 /mnt")?;
+    let refused = host("bind 00:04.0")?;
+    let listed = host("list")?.succeeded()?;
+    let checked = host("check 00:04.0")?;
+    run("umount /mnt")?;
+    refused.refused(
+        4,
+        &[NVME, "nvme0n1 is mounted on /mnt", "unmount", "--force"],
+    )?;
+    assert!(
+        listed.contains("in use: nvme0n1 is mounted on /mnt"),
+        "{listed}"
+    );
+    assert_eq!(checked.status, Some(2), "{checked:?}");
+    assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("nvme"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn swap_keeps_the_disk() -> Result<()> {
+    disk_of_the_host()?;
+    run("mkswap /dev/nvme0n1")?;
+    run("swapon /dev/nvme0n1")?;
+    let refused = host("bind 00:04.0")?;
+    run("swapoff /dev/nvme0n1")?;
+    refused.refused(4, &[NVME, "swaps to nvme0n1", "swapoff"])?;
+    assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("nvme"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn served_device_is_not_given_back() -> Result<()> {
+    disk_of_the_host()?;
+    host(&format!("bind {NVME}"))?.succeeded()?;
+    let scratch = Scratch::new()?;
+    let server = DeviceServer::vfio(NVME, &scratch.file("nvme.sock"))?;
+    let pid = server.pid().to_string();
+    host(&format!("unbind {NVME}"))?.refused(4, &[NVME, &pid, "has it open"])?;
+    assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("vfio-pci"));
+    assert!(server.stop()?.success());
+    host(&format!("unbind {NVME}"))?.succeeded()?;
+    Ok(())
+}
