@@ -21,8 +21,8 @@ SERIAL_PAIR = (
 # For the host commands: the serial cards, an NVMe controller with two virtual functions, and a maker of file systems.
 HOST = (
     *SERIAL_PAIR,
-    "--device", "nvme-subsys,id=subsystem", "--device", "pcie-root-port,id=port,chassis=1,addr=8",
-    "--device", "nvme,serial=sriov,bus=port,subsys=subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
+    "--device", "nvme-subsys,id=subsystem", "--device", "pcie-root-port,id=sriov-port,chassis=1,addr=8",
+    "--device", "nvme,serial=sriov,bus=sriov-port,subsys=subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
     "--copy-in", "/usr/sbin/mke2fs",
 )
 
