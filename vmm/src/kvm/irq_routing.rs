@@ -20,6 +20,9 @@ use kvm_ioctls::VmFd;
 use super::error::{KvmError, call, io_error};
 use super::handles;
 
+#[cfg(test)]
+mod tests;
+
 /// Pins of the IOAPIC.
 pub const IOAPIC_PINS: u32 = 24;
 /// Pins of the two PICs together.

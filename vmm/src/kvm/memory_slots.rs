@@ -23,6 +23,9 @@ use super::error::{KvmError, io_error};
 use crate::memory::layout::RamRegion;
 use crate::memory::ram::GuestRam;
 
+#[cfg(test)]
+mod tests;
+
 /// One slot of device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(u32);

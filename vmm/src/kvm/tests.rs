@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -20,7 +19,7 @@ use crate::memory::ram::GuestRam;
 
 const CODE: u64 = 0x10_0000;
 const COUNTER: u64 = 0x20_0000;
-const DEVICE: u64 = 0xc000_0000;
+pub(super) const DEVICE: u64 = 0xc000_0000;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the guest did to the trapped registers.
@@ -70,7 +69,8 @@ struct Guest {
     fatal: Receiver<FatalExit>,
 }
 
-fn kvm() -> Option<OwnedFd> {
+/// `/dev/kvm`, or the reason why a test is skipped.
+pub(super) fn kvm() -> Option<OwnedFd> {
     match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(file) => Some(file.into()),
         Err(error) => {
@@ -351,98 +351,6 @@ fn mapped_device_is_reached_without_an_exit_and_traps_after_unmap() {
     guest.vcpus.resume();
     assert_eq!(guest.next(), Seen::Write(8, vec![0x11, 0x22, 0x33, 0x44]));
     guest.vcpus.shut_down().unwrap();
-}
-
-#[test]
-fn memory_slot_outside_its_mapping_or_page_is_refused() {
-    let Some(kvm) = kvm() else { return };
-    let vm = Vm::new(kvm).unwrap();
-    let bar = rustix::fs::memfd_create("bar", MemfdFlags::CLOEXEC).unwrap();
-    rustix::fs::ftruncate(&bar, 0x2000).unwrap();
-    let mapping = Arc::new(DeviceMapping::new(bar.as_fd(), 0, 0x2000).unwrap());
-    let slots = vm.memory_slots();
-    for (gpa, offset, len) in [
-        (DEVICE, 0x1000, 0x2000),
-        (DEVICE, u64::MAX - 0xfff, 0x1000),
-        (DEVICE, 0, 0),
-        (DEVICE + 1, 0, 0x1000),
-        (DEVICE, 8, 0x1000),
-        (DEVICE, 0, 0x800),
-        (u64::MAX - 0xfff, 0, 0x1000),
-    ] {
-        slots
-            .map_device(gpa, Arc::clone(&mapping), offset, len)
-            .unwrap_err();
-    }
-    let slot = slots
-        .map_device(DEVICE, Arc::clone(&mapping), 0, 0x1000)
-        .unwrap();
-    slots
-        .map_device(DEVICE, mapping, 0x1000, 0x1000)
-        .unwrap_err();
-    slots.unmap(slot).unwrap();
-    assert!(matches!(slots.unmap(slot), Err(KvmError::UnknownSlot(_))));
-    for (offset, len) in [(1, 0x1000), (0, 0), (0, 0x1001)] {
-        DeviceMapping::new(bar.as_fd(), offset, len).unwrap_err();
-    }
-}
-
-#[test]
-fn msi_routes_are_allocated_set_and_taken_again() {
-    let Some(kvm) = kvm() else { return };
-    let vm = Vm::new(kvm).unwrap();
-    let irq = vm.irq();
-    let message = MsiMessage {
-        address: 0xfee0_0000,
-        data: 0x30,
-    };
-    let gsis: Vec<_> = (0..100).map(|_| irq.allocate().unwrap()).collect();
-    assert_eq!((gsis[0], gsis[99]), (Gsi(24), Gsi(123)));
-    gsis.iter()
-        .for_each(|gsi| irq.set_msi(*gsi, message).unwrap());
-    irq.release(Gsi(30));
-    assert!(matches!(
-        irq.set_msi(Gsi(30), message),
-        Err(KvmError::UnknownGsi(30))
-    ));
-    assert_eq!(irq.allocate().unwrap(), Gsi(30));
-    assert_eq!(irq.allocate().unwrap(), Gsi(124));
-    let rest = std::iter::from_fn(|| irq.allocate().ok()).count();
-    assert_eq!(rest, 4096 - 125);
-    assert!(matches!(
-        irq.allocate(),
-        Err(KvmError::NoGsi { limit: 4072 })
-    ));
-}
-
-#[test]
-fn eventfds_are_attached_once_and_detached() {
-    let Some(kvm) = kvm() else { return };
-    let vm = Vm::new(kvm).unwrap();
-    let irq = vm.irq();
-    let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-    let (trigger, resample) = (new(), new());
-    irq.attach_resample(trigger.as_fd(), resample.as_fd(), Gsi(16))
-        .unwrap();
-    irq.attach(trigger.as_fd(), Gsi(17)).unwrap_err();
-    irq.detach(trigger.as_fd(), Gsi(16)).unwrap();
-    let gsi = irq.allocate().unwrap();
-    irq.set_msi(
-        gsi,
-        MsiMessage {
-            address: 0xfee0_0000,
-            data: 0x30,
-        },
-    )
-    .unwrap();
-    irq.attach(trigger.as_fd(), gsi).unwrap();
-    irq.detach(trigger.as_fd(), gsi).unwrap();
-    let pipe = rustix::pipe::pipe().unwrap().0;
-    let refused = irq.attach(pipe.as_fd(), gsi).unwrap_err();
-    assert!(
-        matches!(refused, KvmError::Irqfd { .. }),
-        "a pipe is no eventfd"
-    );
 }
 
 #[test]
