@@ -9,6 +9,8 @@ use anyhow::{Result, bail};
 
 pub const VMM: &str = "bulkhead-vmm";
 pub const DEVICE_SERVER: &str = "bulkhead-device-server";
+/// The vfio_user crate as a peer.
+pub const CRATE_PEER: &str = "bulkhead-crate-peer";
 /// Our own program for use inside a guest, statically linked.
 pub const GUEST_PROBE: &str = "guest-probe";
 

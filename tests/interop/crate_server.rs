@@ -207,7 +207,11 @@ fn crate_server_loses_step_at_io_fds_and_is_dropped() -> Result<()> {
     let scratch = Scratch::new()?;
     let server = CrateServer::start(&scratch.file("s"))?;
     let client = server.client()?;
-    assert!(client.region_io_fds(REGISTERS, 0x1000).is_err());
+    let refused = client.region_io_fds(REGISTERS, 0x1000);
+    assert!(
+        matches!(refused, Err(ClientError::Refused { .. })),
+        "{refused:?}"
+    );
     let next = read(&client, 0);
     assert!(matches!(next, Err(ClientError::Lost(_))), "{next:?}");
     Ok(())
