@@ -8,11 +8,13 @@ mod guest_script;
 mod holders;
 mod transfer;
 
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use harness::guest::Guest;
 use harness::host_device::HostDevice;
+use harness::programs;
 use harness::vm::Vm;
 
 use guest_script::{READS, script};
@@ -38,9 +40,23 @@ fn main() -> Result<()> {
             "giving {address} back to {}",
             before.as_deref().unwrap_or("nobody")
         ));
-        device.give_to_host()?;
+        host("unbind", &address)?;
     }
     outcome
+}
+
+/// Runs `bulkhead-device-server host`, which says what it does and refuses what the host uses.
+fn host(verb: &str, address: &str) -> Result<()> {
+    println!("    bulkhead-device-server host {verb} {address}");
+    let status = Command::new(programs::find(programs::DEVICE_SERVER)?)
+        .args(["host", verb, address])
+        .status()
+        .context("start bulkhead-device-server")?;
+    ensure!(
+        status.success(),
+        "host {verb} {address} ended with {status}"
+    );
+    Ok(())
 }
 
 fn say(text: &str) {
@@ -54,7 +70,7 @@ fn show(device: HostDevice<'_>, address: &str, write: bool) -> Result<()> {
         "{address} is in IOMMU group {}, with {driver}: giving it to vfio-pci",
         device.group()?
     ));
-    device.give_to_vfio()?;
+    host("bind", address)?;
     say("starting the VM: bulkhead-vmm starts the device server, and only that opens the device");
     let argument = format!("vfio-pci,host={address},id=dev,bus=pcie.0,addr=0x03");
     println!(
