@@ -218,6 +218,25 @@ fn d12_d13_chain_that_does_not_advance_is_refused() {
         }
         region_refused(with(&BAR, &chain));
     }
+    // Goes back once, and would end.
+    let mut back = sparse(&[(0, 0x1000)]);
+    back.extend(bytes![9u16, 1u16, 32u32]);
+    region_refused(with(
+        &Head {
+            cap_offset: 64,
+            ..BAR
+        },
+        &back,
+    ));
+    // Starts inside the head, at what looks like a link to the true capability.
+    let inside = Head {
+        index: 0,
+        cap_offset: 8,
+        ..BAR
+    };
+    let mut body = with(&inside, &good);
+    body[12..16].copy_from_slice(&8u32.to_ne_bytes());
+    region_refused(body);
     let mut long = Vec::new();
     for link in 1..=20u32 {
         long.extend(bytes![9u16, 1u16, 32 + 8 * link]);

@@ -263,21 +263,28 @@ fn b08_b09_map_and_unmap_that_are_refused_say_so() {
 
 #[test]
 fn t19_flood_of_requests_does_not_stop_the_clock() {
-    let memory = memory();
-    let (client, thread) = connect(with_memory(&memory), |peer| {
-        peer.accept();
-        peer.recv();
-        let request = message(1, 11, NO_REPLY, &bytes![0u64, 4u64]);
-        while std::io::Write::write_all(&mut &peer.stream, &request).is_ok() {}
-    });
-    let start = Instant::now();
-    let error = read(&client.unwrap()).unwrap_err();
-    let late = LostCause::Deadline {
-        command: CommandCode::REGION_READ,
-    };
-    assert_eq!(error, ClientError::Lost(late));
-    assert!(start.elapsed() < 3 * DEADLINE);
-    thread.join().unwrap();
+    // With the kernel's timer, and without it and without an event loop that looks.
+    for relies in [false, true] {
+        let memory = memory();
+        let (client, thread) = connect(with_memory(&memory), |peer| {
+            peer.accept();
+            peer.recv();
+            let request = message(1, 11, NO_REPLY, &bytes![0u64, 4u64]);
+            while std::io::Write::write_all(&mut &peer.stream, &request).is_ok() {}
+        });
+        let client = client.unwrap();
+        if relies {
+            client.rely_on_service().unwrap();
+        }
+        let start = Instant::now();
+        let error = read(&client).unwrap_err();
+        let late = LostCause::Deadline {
+            command: CommandCode::REGION_READ,
+        };
+        assert_eq!(error, ClientError::Lost(late));
+        assert!(start.elapsed() < 3 * DEADLINE);
+        thread.join().unwrap();
+    }
 }
 
 #[test]
