@@ -32,9 +32,9 @@ LAB_MODULES = (
 )
 GUEST_MODULES = ("nvme", "e1000e")
 
-# In the guest for modprobe, not loaded at boot: drivers of other devices that QEMU offers to --device.
+# In the guest for modprobe, not loaded at boot: drivers of other devices that QEMU offers to --device, and of the power button.
 GUEST_SPARE_MODULES = (
-    "8139cp", "8139too", "ahci", "e1000", "e100", "igb", "mptsas", "pcnet32", "sd_mod", "sdhci_pci", "tulip", "virtio_blk",
+    "8139cp", "8139too", "ahci", "button", "e1000", "e100", "igb", "mptsas", "pcnet32", "sd_mod", "sdhci_pci", "tulip", "virtio_blk",
     "virtio_net", "virtio_pci", "virtio_rng", "virtio_scsi", "vmw_pvscsi", "vmxnet3", "xhci_pci",
 )
 

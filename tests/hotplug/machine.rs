@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::guest::{Guest, GuestReport};
+use harness::host_device::NVME;
 use harness::qmp::Qmp;
 use harness::scratch::Scratch;
 use harness::vm::Vm;
@@ -13,8 +14,11 @@ pub(crate) const UNPLUG: Duration = Duration::from_secs(60);
 /// From the plug to the guest's driver.
 pub(crate) const PLUG: Duration = Duration::from_secs(60);
 
+/// The manual's root port.
+pub(crate) const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
+
 /// Runs what comes over the console, one line at a time.
-const OBEY: &str = r#"
+pub(crate) const OBEY: &str = r#"
     number=0
     echo "OBEY"
     while read -r line </dev/ttyS0; do
@@ -24,6 +28,13 @@ const OBEY: &str = r#"
         number=$((number + 1))
     done
 "#;
+
+/// `device_add` of the lab's NVMe behind pcie.1, with more properties as JSON (`,"key":value`).
+pub(crate) fn add_nvme(id: &str, more: &str) -> String {
+    format!(
+        r#"{{"execute":"device_add","arguments":{{"id":"{id}","driver":"vfio-pci","bus":"pcie.1","addr":"0x0","host":"{NVME}"{more}}}}}"#
+    )
+}
 
 /// The VM, its client, and its guest.
 pub(crate) struct Machine {
@@ -94,6 +105,11 @@ impl Machine {
     /// The guest leaves and powers off; everything of the VM must end.
     pub(crate) fn finish(mut self) -> Result<GuestReport> {
         self.tell("leave")?;
+        self.end()
+    }
+
+    /// The guest powers off by itself; everything of the VM must end.
+    pub(crate) fn end(self) -> Result<GuestReport> {
         self.vm.finish()?.succeeded()
     }
 

@@ -4,3 +4,8 @@
 
 mod machine;
 mod manual;
+mod unplug;
+mod loss;
+mod refusals;
+mod run_state;
+mod leaks;

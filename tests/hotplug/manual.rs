@@ -8,9 +8,7 @@ use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
 use serde_json::json;
 
-use crate::machine::{Machine, PLUG, UNPLUG};
-
-const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
+use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme};
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
@@ -72,9 +70,7 @@ fn nvme_plugged_while_the_guest_boots_is_there_when_it_has_booted() -> Result<()
     HostDevice::at(NVME).give_to_vfio()?;
     let policy = format!("allow-host={NVME}");
     let mut machine = Machine::boot(&["-device", PORT, "-device-policy", &policy])?;
-    machine.qmp.succeed(&format!(
-        r#"{{"execute":"device_add","arguments":{{"id":"disk","driver":"vfio-pci","bus":"pcie.1","addr":"0x0","host":"{NVME}"}}}}"#
-    ))?;
+    machine.qmp.succeed(&add_nvme("disk", ""))?;
     machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
     machine.vm.wait_for_line("OBEY")?;
     let output = machine.guest("wait_for /dev/nvme0n1; echo \"BLOCK $(block 5)\"")?;

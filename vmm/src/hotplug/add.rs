@@ -65,9 +65,9 @@ impl Devices {
         self.admit(&config)
             .and_then(|()| self.plug_new(&config))
             .map_err(|error| {
-                let desc = one_line(&error);
-                tracing::warn!(device = id, error = desc, "device not added");
-                QmpError::generic(desc)
+                let error = QmpError::from_chain(&error);
+                tracing::warn!(device = id, error = error.desc, "device not added");
+                error
             })
     }
 
@@ -86,9 +86,7 @@ impl Devices {
         if self.is_port(id) {
             return Err(duplicate("a root port has it"));
         }
-        self.machine.pci.check_hot_plug(id, config.place())?;
-        let mut table = self.table();
-        match table.get(id).map(|entry| entry.state) {
+        match self.table().get(id).map(|entry| entry.state) {
             Some(State::Releasing) => {
                 return Err(duplicate("it is being released; wait for DEVICE_DELETED"));
             }
@@ -97,6 +95,8 @@ impl Devices {
             }
             None => {}
         }
+        self.machine.pci.check_hot_plug(id, config.place())?;
+        let mut table = self.table();
         let source = source_name(config);
         if let Some((other, _)) = table
             .iter()

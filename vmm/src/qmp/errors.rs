@@ -4,6 +4,8 @@
 
 use std::error::Error;
 
+use crate::one_line::one_line;
+
 /// The error class. Everything but the two classes that clients act on is `GenericError`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -45,15 +47,8 @@ impl QmpError {
     }
 
     /// A `GenericError` with the causes of `error`.
-    pub fn from_chain(error: &(dyn Error + 'static)) -> QmpError {
-        let mut desc = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            desc.push_str(": ");
-            desc.push_str(&error.to_string());
-            cause = error.source();
-        }
-        QmpError::generic(desc)
+    pub fn from_chain(error: &dyn Error) -> QmpError {
+        QmpError::generic(one_line(error))
     }
 
     /// `text` is no JSON.

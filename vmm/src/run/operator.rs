@@ -11,7 +11,6 @@ use super::query_pci;
 use crate::event_loop::EventLoop;
 use crate::hotplug::Devices;
 use crate::machine::power::{Power, StopRequest, StopRequests};
-use crate::one_line::one_line;
 use crate::pci::PciHost;
 use crate::qmp::errors::QmpError;
 use crate::qmp::events::Event;
@@ -52,9 +51,7 @@ impl RunControl for Control {
         if held.is_ending() {
             return Err(ending());
         }
-        let stopped = held
-            .stop()
-            .map_err(|error| QmpError::generic(one_line(&error)))?;
+        let stopped = held.stop().map_err(|error| QmpError::from_chain(&error))?;
         // Under the lock: events come in the order of what they tell.
         if stopped {
             self.qmp.send(&Event::Stop);

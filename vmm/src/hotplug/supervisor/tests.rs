@@ -19,7 +19,7 @@ fn next(socket: &ControlSocket) -> Request {
     assert_eq!(ready, Ok(1), "no request in time");
     match socket.receive(false).unwrap() {
         Received::Packet(packet, _) => Request::decode(&packet).unwrap(),
-        other => panic!("{other:?}"),
+        other @ (Received::Empty | Received::Closed) => panic!("{other:?}"),
     }
 }
 

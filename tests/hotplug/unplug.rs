@@ -1,0 +1,137 @@
+//! Ways to leave: the guest lets go by itself, under I/O, late, by force, before it has booted.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::host_device::{HostDevice, NVME};
+use serde_json::json;
+
+use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme};
+
+/// A device that is taken, not asked for: no driver has a say.
+const TAKEN: Duration = Duration::from_secs(20);
+
+fn group_is_free() -> Result<()> {
+    let group = format!("/dev/vfio/{}", HostDevice::at(NVME).group()?);
+    let mut options = File::options();
+    options.read(true).write(true);
+    options
+        .open(&group)
+        .map(drop)
+        .with_context(|| format!("open {group}"))
+}
+
+fn behind_port(options: &str) -> String {
+    format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0{options}")
+}
+
+/// The NVMe is behind pcie.1 from the start.
+fn cold_plugged(options: &str) -> Result<Machine> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let mut machine = Machine::start(&["-device", PORT, "-device", &behind_port(options)])?;
+    machine.guest("wait_for /dev/nvme0n1")?;
+    Ok(machine)
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn slot_that_the_guest_turns_off_releases_a_cold_plugged_device_and_takes_it_again() -> Result<()> {
+    let mut machine = cold_plugged("")?;
+    machine.guest("echo 0 > /sys/bus/pci/slots/1/power")?;
+    let data = machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    group_is_free()?;
+    ensure!(data == json!({"device": "disk", "path": "disk"}), "{data}");
+    // The command line named it, so that is policy enough.
+    machine.qmp.succeed(&add_nvme("disk", ""))?;
+    machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+    machine.guest("wait_for /dev/nvme0n1; block 9 | grep -q 42554c4b48454144")?;
+    machine.unplug("disk")?;
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_under_io_is_unplugged_and_asking_again_does_no_harm() -> Result<()> {
+    let mut machine = cold_plugged("")?;
+    machine.guest("(while dd if=/dev/nvme0n1 of=/dev/null bs=64k iflag=direct 2>/dev/null; do :; done) & sleep 1")?;
+    let del = r#"{"execute":"device_del","arguments":{"id":"disk"}}"#;
+    machine.qmp.succeed(del)?;
+    machine.qmp.succeed(del)?;
+    machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    group_is_free()?;
+    let (class, desc) = machine.qmp.refused(del)?;
+    ensure!(
+        class == "DeviceNotFound" && desc == "Device 'disk' not found",
+        "{class} {desc}"
+    );
+    machine.guest("! [ -e /dev/nvme0n1 ]")?;
+    machine.qmp.listen(Duration::from_secs(1))?;
+    let deleted = machine
+        .qmp
+        .events()
+        .iter()
+        .filter(|name| **name == "DEVICE_DELETED")
+        .count();
+    ensure!(deleted == 1, "{:?}", machine.qmp.events());
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn guest_that_does_not_answer_is_an_error_and_lets_go_later() -> Result<()> {
+    let mut machine = cold_plugged(",unplug-timeout=2")?;
+    machine.qmp.succeed(r#"{"execute":"stop"}"#)?;
+    machine.qmp.wait_for_event("STOP", TAKEN)?;
+    machine
+        .qmp
+        .succeed(r#"{"execute":"device_del","arguments":{"id":"disk"}}"#)?;
+    let late = machine
+        .qmp
+        .wait_for_event("DEVICE_UNPLUG_GUEST_ERROR", Duration::from_secs(10))?;
+    ensure!(late == json!({"device": "disk", "path": "disk"}), "{late}");
+    let slots = machine.qmp.succeed(r#"{"execute":"query-hotplug"}"#)?;
+    ensure!(slots[0]["state"] == "eject-overdue", "{slots}");
+    machine.qmp.succeed(r#"{"execute":"cont"}"#)?;
+    machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    group_is_free()?;
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_that_is_taken_by_force_is_free_at_once_and_the_slot_takes_another() -> Result<()> {
+    let mut machine = cold_plugged("")?;
+    machine
+        .qmp
+        .succeed(r#"{"execute":"device_del","arguments":{"id":"disk","force":true}}"#)?;
+    machine.qmp.wait_for_event("DEVICE_DELETED", TAKEN)?;
+    group_is_free()?;
+    let gone = "tries=0; while [ -e /dev/nvme0n1 ] && [ $tries -lt 300 ]; do sleep 0.1; tries=$((tries + 1)); done; ! [ -e /dev/nvme0n1 ]";
+    machine.guest(gone)?;
+    machine.qmp.succeed(&add_nvme("disk", ""))?;
+    machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+    machine.guest("wait_for /dev/nvme0n1")?;
+    machine.unplug("disk")?;
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_that_leaves_before_the_guest_has_booted_is_gone_when_it_has() -> Result<()> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let mut machine = Machine::boot(&["-device", PORT, "-device", &behind_port("")])?;
+    machine
+        .qmp
+        .succeed(r#"{"execute":"device_del","arguments":{"id":"disk"}}"#)?;
+    machine.qmp.wait_for_event("DEVICE_DELETED", TAKEN)?;
+    group_is_free()?;
+    machine.vm.wait_for_line("OBEY")?;
+    machine.guest("! [ -e /dev/nvme0n1 ]; lspci | grep -c Non-Volatile | grep -qx 0")?;
+    machine.finish()?;
+    Ok(())
+}
