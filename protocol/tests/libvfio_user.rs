@@ -94,7 +94,8 @@ impl LibvfioUser {
         if self.maps.get(&address) == Some(&size) {
             return 0;
         }
-        let overlaps = |(start, len): (&u64, &u64)| address < start + len && *start < address + size;
+        let overlaps =
+            |(start, len): (&u64, &u64)| address < start + len && *start < address + size;
         if self.maps.iter().any(overlaps) {
             return EINVAL;
         }
@@ -163,7 +164,11 @@ fn receive(peer: &RawPeer) -> Option<Received> {
     } else {
         recv(&peer.stream, &mut request.body[..], RecvFlags::DONTWAIT).unwrap()
     };
-    assert_eq!(received, request.body.len(), "the body came later than the header");
+    assert_eq!(
+        received,
+        request.body.len(),
+        "the body came later than the header"
+    );
     Some(request)
 }
 
@@ -174,10 +179,10 @@ fn client() -> (Client, JoinHandle<LibvfioUser>) {
 }
 
 fn errno(error: ClientError) -> Errno {
-    match error {
-        ClientError::Refused { errno, .. } => errno,
-        other => panic!("{other}"),
+    if let ClientError::Refused { errno, .. } = error {
+        return errno;
     }
+    panic!("{error}");
 }
 
 fn range(page: u64, pages: u64) -> IovaRange {
@@ -201,7 +206,10 @@ fn maps_have_errors_of_their_own() {
     map(range(1, 2)).unwrap();
     assert_eq!(errno(map(range(2, 2)).unwrap_err()), Errno::INVAL);
     // With a payload, which is drained: the connection stays in step.
-    assert_eq!(errno(client.dma_unmap(range(1, 1)).unwrap_err()), Errno::NOENT);
+    assert_eq!(
+        errno(client.dma_unmap(range(1, 1)).unwrap_err()),
+        Errno::NOENT
+    );
     client.dma_unmap(range(1, 2)).unwrap();
     map(range(8, 1)).unwrap();
     client.dma_unmap_all().unwrap();
@@ -233,7 +241,10 @@ fn access_of_no_bytes_is_not_sent() {
 fn eventfds_come_in_chunks_and_an_index_without_vectors_cannot_be_disabled() {
     let (client, thread) = client();
     assert_eq!(client.irq_info(IrqIndex::MSI).unwrap().count, 0);
-    assert_eq!(errno(client.disable_irqs(IrqIndex::MSI).unwrap_err()), Errno::INVAL);
+    assert_eq!(
+        errno(client.disable_irqs(IrqIndex::MSI).unwrap_err()),
+        Errno::INVAL
+    );
     let probe = Probe::new();
     client
         .set_irqs_eventfds(IrqIndex::MSIX, 0, IrqAction::Trigger, &[probe.fd(); 10])

@@ -144,6 +144,13 @@ impl RawPeer {
 
     /// The next message, or `None` when the other side has closed.
     pub fn try_recv(&self) -> Option<Received> {
+        let mut received = self.try_recv_header()?;
+        (&self.stream).read_exact(&mut received.body).unwrap();
+        Some(received)
+    }
+
+    /// The header of the next message with its descriptors; its body has the right length and is still to be read.
+    pub fn try_recv_header(&self) -> Option<Received> {
         let mut header = [0; 16];
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -166,14 +173,12 @@ impl RawPeer {
         (&self.stream).read_exact(&mut header[got..]).unwrap();
         let u16_at = |at: usize| u16::from_ne_bytes(header[at..at + 2].try_into().unwrap());
         let u32_at = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
-        let mut body = vec![0; u32_at(4) as usize - 16];
-        (&self.stream).read_exact(&mut body).unwrap();
         Some(Received {
             id: u16_at(0),
             command: u16_at(2),
             flags: u32_at(8),
             error: u32_at(12),
-            body,
+            body: vec![0; u32_at(4) as usize - 16],
             fds,
         })
     }
