@@ -3,10 +3,12 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use harness::deadline::{HOST_DRIVER, eventually};
+use harness::deadline::{HOST_DRIVER, PROCESS, eventually};
 use harness::device_server::DeviceServer;
 use harness::host_device::{HostDevice, NVME};
+use harness::process::Process;
 use harness::scratch::Scratch;
+use rustix::process::Signal;
 
 use crate::operator::host;
 
@@ -49,6 +51,25 @@ fn mounted_file_system_keeps_the_disk() -> Result<()> {
         "{listed}"
     );
     assert_eq!(checked.status, Some(2), "{checked:?}");
+    assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("nvme"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn file_system_mounted_in_another_namespace_keeps_the_disk() -> Result<()> {
+    disk_of_the_host()?;
+    run("mke2fs -F /dev/nvme0n1")?;
+    let script = "mount -t ext2 /dev/nvme0n1 /mnt && echo mounted && exec cat";
+    let mut container = Process::start(
+        "container",
+        Command::new("unshare").args(["-m", "sh", "-c", script]),
+    )?;
+    container.stdout().wait_for_line("mounted", PROCESS)?;
+    let refused = host("bind 00:04.0")?;
+    container.signal(Signal::KILL)?;
+    container.wait(PROCESS)?;
+    refused.refused(4, &[NVME, "the kernel has claimed nvme0n1"])?;
     assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("nvme"));
     Ok(())
 }

@@ -4,12 +4,42 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use harness::deadline::{HOST_DRIVER, eventually};
+use harness::deadline::{HOST_DRIVER, PROCESS, eventually};
 use harness::device_server::DeviceServer;
 use harness::host_device::{HostDevice, NVME};
+use harness::process::Process;
 use harness::scratch::Scratch;
+use rustix::process::Signal;
 
 use crate::operator::{Answer, command, host};
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn interrupted_caller_ends_at_once_and_the_device_is_put_back() -> Result<()> {
+    host(&format!("bind {NVME}"))?.succeeded()?;
+    let scratch = Scratch::new()?;
+    let server = DeviceServer::vfio(NVME, &scratch.file("nvme.sock"))?;
+    let mut caller = Process::start(
+        "host unbind",
+        &mut command(&format!("unbind --force {NVME}"))?,
+    )?;
+    let waiting = format!("{NVME}: waiting for its driver");
+    caller.stderr().wait_for_line(&waiting, PROCESS)?;
+    caller.signal(Signal::INT)?;
+    assert_eq!(caller.wait(PROCESS)?.code(), Some(130));
+    assert!(
+        caller
+            .stderr()
+            .text()
+            .contains("interrupted while waiting for vfio-pci")
+    );
+    assert!(server.stop()?.success());
+    let is_back = || (HostDevice::at(NVME).driver()? == "vfio-pci").then_some(());
+    eventually("the device is with vfio-pci again", HOST_DRIVER, is_back)?;
+    let given_back = || host(&format!("unbind {NVME}")).ok()?.succeeded().ok();
+    eventually("the helper process has ended", HOST_DRIVER, given_back)?;
+    Ok(())
+}
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]

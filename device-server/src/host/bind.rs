@@ -35,6 +35,10 @@ pub(super) fn bind(
 ) -> Result<(), HostError> {
     let roots = mover.roots;
     let devices = select(roots, request)?;
+    for address in &devices {
+        check_iommu(roots, *address)?;
+    }
+    check_writable_all(roots, &devices)?;
     load_vfio_pci(roots, mover.kernel)?;
     let locks = lock_all(roots, &devices)?;
     check_free(roots, request, &devices)?;
@@ -53,7 +57,7 @@ pub(super) fn bind(
                 if !matches!(error, HostError::NotRestored { .. }) {
                     notes::remove(roots, *address);
                 }
-                return Err(roll_back(mover, moved, error));
+                return Err(roll_back(mover, moved, error, out));
             }
         }
     }
@@ -69,6 +73,7 @@ pub(super) fn unbind(
 ) -> Result<(), HostError> {
     let roots = mover.roots;
     let devices = select(roots, request)?;
+    check_writable_all(roots, &devices)?;
     let locks = lock_all(roots, &devices)?;
     if !request.force {
         check_not_served(roots, &devices)?;
@@ -89,18 +94,14 @@ pub(super) fn unbind(
     Ok(())
 }
 
-/// The devices that are meant, each once and in order, when all of them exist and may be written to.
+/// The devices that are meant, each once and in order, when all of them exist.
 fn select(roots: &Roots, request: &Request) -> Result<Vec<PciAddress>, HostError> {
     let sysfs = &roots.sysfs;
     let mut devices = Vec::new();
     for address in &request.addresses {
         let device = HostDevice::read(sysfs, *address)?;
-        let group = match device.group {
-            Some(group) if !is_noiommu(sysfs, group) => group,
-            Some(_) | None => return Err(HostError::NoIommu(*address)),
-        };
         devices.push(*address);
-        if request.whole_groups {
+        if let (true, Some(group)) = (request.whole_groups, device.group) {
             let members = pci_members(sysfs, group);
             devices.extend(
                 members
@@ -111,11 +112,22 @@ fn select(roots: &Roots, request: &Request) -> Result<Vec<PciAddress>, HostError
     }
     devices.sort();
     devices.dedup();
-    for address in &devices {
-        check_writable(override_path(sysfs, *address), *address)?;
-        check_writable(sysfs.path("bus/pci/drivers_probe"), *address)?;
-    }
     Ok(devices)
+}
+
+fn check_iommu(roots: &Roots, address: PciAddress) -> Result<(), HostError> {
+    match HostDevice::read(&roots.sysfs, address)?.group {
+        Some(group) if !is_noiommu(&roots.sysfs, group) => Ok(()),
+        Some(_) | None => Err(HostError::NoIommu(address)),
+    }
+}
+
+fn check_writable_all(roots: &Roots, devices: &[PciAddress]) -> Result<(), HostError> {
+    for address in devices {
+        check_writable(override_path(&roots.sysfs, *address), *address)?;
+        check_writable(roots.sysfs.path("bus/pci/drivers_probe"), *address)?;
+    }
+    Ok(())
 }
 
 fn load_vfio_pci(roots: &Roots, kernel: &dyn Kernel) -> Result<(), HostError> {
@@ -143,7 +155,7 @@ fn check_free(roots: &Roots, request: &Request, devices: &[PciAddress]) -> Resul
     if request.force {
         return Ok(());
     }
-    let usage = Usage::read(roots);
+    let usage = Usage::read(roots).with_claims();
     for address in devices {
         let device = HostDevice::read(&roots.sysfs, *address)?;
         if device.bound_to_vfio {
@@ -222,11 +234,15 @@ fn roll_back(
     mover: &Mover<'_>,
     moved: Vec<(PciAddress, Before, &Lock)>,
     error: HostError,
+    out: &mut dyn Write,
 ) -> HostError {
     let mut error = error;
     for (address, before, lock) in moved.into_iter().rev() {
-        match mover.put_back(address, &before, lock) {
-            Ok(()) => notes::remove(mover.roots, address),
+        match mover.put_back(address, &before, &before, lock) {
+            Ok(()) => {
+                notes::remove(mover.roots, address);
+                say_moved(out, address, Some(VFIO_PCI), before.driver.as_deref());
+            }
             Err(second) => error = HostError::not_restored(&error, &second),
         }
     }

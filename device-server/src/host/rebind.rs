@@ -45,7 +45,7 @@ impl Mover<'_> {
         let now = self.state(address)?;
         let noted = notes::load(self.roots, address);
         let moved = match &noted {
-            Some(before) => self.put_back(address, before, lock),
+            Some(before) => self.put_back(address, before, &now, lock),
             None => self
                 .let_go(address, "", &now, lock)
                 .and_then(|()| self.probe(address, "any driver", &now, lock)),
@@ -57,22 +57,26 @@ impl Mover<'_> {
         Ok(self.state(address)?.driver)
     }
 
-    /// Makes the device as it was in `before`.
+    /// Makes the device as it was in `before`; if a driver is too slow, it ends up as in `fallback`.
     pub(super) fn put_back(
         &self,
         address: PciAddress,
         before: &Before,
+        fallback: &Before,
         lock: &Lock,
     ) -> Result<(), HostError> {
         let now = self.state(address)?;
         if now.driver == before.driver {
             return self.set_override(address, &before.driver_override);
         }
-        self.let_go(address, &before.driver_override, &now, lock)?;
+        self.set_override(address, &before.driver_override)?;
+        if let Some(driver) = &now.driver {
+            self.step((address, Step::Unbind), driver, fallback, lock)?;
+        }
         let Some(driver) = &before.driver else {
             return Ok(());
         };
-        self.probe(address, driver, &now, lock)?;
+        self.probe(address, driver, fallback, lock)?;
         self.check_taken(address, driver)
     }
 
@@ -87,7 +91,7 @@ impl Mover<'_> {
         if error.leaves_a_helper() {
             return error;
         }
-        match self.put_back(address, before, lock) {
+        match self.put_back(address, before, before, lock) {
             Ok(()) => error,
             Err(second) => HostError::not_restored(&error, &second),
         }

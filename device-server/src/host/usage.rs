@@ -29,7 +29,7 @@ pub(super) enum Use {
         /// The disk or partition.
         disk: String,
     },
-    /// The kernel has claimed one of its disks: RAID, a volume group, a ZFS pool.
+    /// The kernel has claimed one of its disks: RAID, a volume group, a ZFS pool, a mount in another namespace.
     Claimed {
         /// The disk.
         disk: String,
@@ -66,7 +66,10 @@ impl fmt::Display for Use {
             Use::Mounted { disk, place } => write!(f, "{disk} is mounted on {place}"),
             Use::Swap { disk } => write!(f, "the host swaps to {disk}"),
             Use::Claimed { disk } => {
-                write!(f, "the kernel has claimed {disk} (RAID, volume, pool)")
+                write!(
+                    f,
+                    "the kernel has claimed {disk} (RAID, volume, pool, or mounted in a container)"
+                )
             }
             Use::DiskOpen { disk, holder } => write!(f, "{holder} has {disk} open"),
             Use::DefaultRoute { interface, route } if interface == route => {
@@ -113,6 +116,7 @@ pub(super) struct Usage {
     swaps: Vec<String>,
     routes: Vec<String>,
     open: Vec<(Holder, PathBuf)>,
+    claims: bool,
 }
 
 impl Usage {
@@ -124,8 +128,15 @@ impl Usage {
             swaps: blocks::swaps(roots),
             routes: network::default_routes(roots),
             open: holders_in(&roots.proc, &|file| file.starts_with(&dev)),
+            claims: false,
             roots: roots.clone(),
         }
+    }
+
+    /// Also tries each disk: whether the kernel has claimed it. That claims it for a moment, so not for many disks.
+    pub(super) fn with_claims(mut self) -> Usage {
+        self.claims = true;
+        self
     }
 
     /// What the host uses `device` for.
@@ -173,7 +184,8 @@ impl Usage {
                 holder: holder.clone(),
             });
         }
-        if uses.len() == before && blocks::is_claimed(&node) && !disk.has_partitions {
+        let unexplained = uses.len() == before && !disk.has_partitions;
+        if self.claims && unexplained && blocks::is_claimed(&node) {
             uses.push(Use::Claimed { disk: name() });
         }
     }

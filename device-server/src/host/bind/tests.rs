@@ -82,6 +82,15 @@ fn device_that_somebody_else_bound_goes_to_the_driver_that_fits() {
 }
 
 #[test]
+fn device_without_iommu_can_be_given_back() {
+    let host = FakeHost::new();
+    host.device("", NVME, Some("vfio-pci"), None);
+    let kernel = FakeKernel::new(&host, "nvme", Fault::None);
+    run(unbind, &host, &kernel, &request(&[NVME])).unwrap();
+    assert_eq!(host.driver(NVME).as_deref(), Some("nvme"));
+}
+
+#[test]
 fn override_of_the_operator_is_put_back() {
     let host = host();
     host.file("sys/bus/pci/devices/0000:00:04.0/driver_override", "nvme\n");

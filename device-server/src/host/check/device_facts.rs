@@ -73,7 +73,7 @@ impl DeviceFacts {
     pub(super) fn read(roots: &Roots, address: PciAddress) -> Result<DeviceFacts, HostError> {
         let sysfs = &roots.sysfs;
         let device = HostDevice::read(sysfs, address)?;
-        let usage = Usage::read(roots);
+        let usage = Usage::read(roots).with_claims();
         let names = Names::read(roots, address);
         let others = device.group.map_or(Vec::new(), |group| {
             let members = pci_members(sysfs, group).into_iter();
