@@ -50,6 +50,8 @@ pub struct Child {
     pub fds: Vec<ChildFd>,
     /// Whether it leaves this session, so that signals from the terminal do not reach it.
     pub new_session: bool,
+    /// Whether it sees no process but itself. Needs privilege.
+    pub new_pid_namespace: bool,
 }
 
 /// Why a child could not be started.
@@ -124,6 +126,7 @@ impl Child {
             environment: Vec::new(),
             fds: Vec::new(),
             new_session: false,
+            new_pid_namespace: false,
         }
     }
 
@@ -186,6 +189,7 @@ impl Child {
             parent: parent.as_fd(),
             report: child_report.as_fd(),
             new_session: self.new_session,
+            new_pid_namespace: self.new_pid_namespace,
         };
         let (pid, pidfd) = sys::clone_and_exec(&mut plan).map_err(failed)?;
         let process = ChildProcess {

@@ -54,13 +54,20 @@ pub(crate) struct ExecPlan<'a> {
     pub(crate) report: BorrowedFd<'a>,
     /// Whether the child leaves the parent's session, and with it the terminal's signals.
     pub(crate) new_session: bool,
+    /// Whether the child is alone in a pid namespace of its own. Needs privilege.
+    pub(crate) new_pid_namespace: bool,
 }
 
 /// Starts a child process that runs the plan. Returns its process id and pidfd.
 pub(crate) fn clone_and_exec(plan: &mut ExecPlan<'_>) -> io::Result<(i32, OwnedFd)> {
     let mut pidfd: c_int = -1;
+    let namespace = if plan.new_pid_namespace {
+        libc::CLONE_NEWPID
+    } else {
+        0
+    };
     let arguments = libc::clone_args {
-        flags: u64::from(libc::CLONE_PIDFD.unsigned_abs()),
+        flags: u64::from((libc::CLONE_PIDFD | namespace).unsigned_abs()),
         pidfd: (&raw mut pidfd).expose_provenance() as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -266,5 +273,9 @@ pub fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
 pub fn make_children_waitable() -> io::Result<()> {
     // SAFETY: SIG_DFL installs no handler.
     let previous = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    if previous == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if previous == libc::SIG_ERR {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -142,6 +142,16 @@ fn new_session_leaves_the_session_of_the_parent() {
 }
 
 #[test]
+fn child_in_a_new_pid_namespace_is_its_first_process_and_dies_like_any_other() {
+    let mut child = Child::new("/bin/sleep", args(&["60"]));
+    child.new_pid_namespace = true;
+    let mut child = child.spawn().unwrap();
+    let numbers = status_field(child.pid(), "NSpid:");
+    assert_eq!(numbers.split_whitespace().last(), Some("1"));
+    assert_eq!(child.kill(PATIENCE).unwrap(), Some(Ending::Killed(9)));
+}
+
+#[test]
 fn missing_program_is_an_error_that_names_it() {
     let error = Child::new("/no/such/program", Vec::new())
         .spawn()

@@ -1,0 +1,171 @@
+//! What every device server may do, whatever its device: serve connected sockets with threads that exist already.
+
+use crate::mechanisms::seccomp::{Arg, Rule};
+
+use super::{Limit, Resource};
+
+/// First argument of fcntl that matters is the command, the second.
+const COMMAND: u8 = 1;
+
+/// Limits that no device needs more of. `descriptors`: how many file descriptors the devices may need.
+/// `log_to_file`: the log goes to a regular file.
+pub fn limits(descriptors: u64, log_to_file: bool) -> Vec<Limit> {
+    let mut limits = vec![
+        Limit {
+            resource: Resource::Core,
+            value: Some(0),
+            why: "a core file would hold guest data",
+        },
+        Limit {
+            resource: Resource::Nofile,
+            value: Some(descriptors),
+            why: "eventfds of all vectors, and what is open at start",
+        },
+    ];
+    if !log_to_file {
+        limits.push(Limit {
+            resource: Resource::Fsize,
+            value: Some(0),
+            why: "no file is written; left out where the log goes to one",
+        });
+    }
+    limits
+}
+
+/// System calls. No open, socket, connect, clone, execve, ptrace, prctl, io_uring; no dup2 and dup3, so that the numbers
+/// which roles pin stay what they are.
+pub fn rules() -> Vec<Rule> {
+    let mut rules = messages();
+    rules.extend(memory());
+    rules.extend(waiting());
+    rules.extend(descriptors());
+    rules
+}
+
+fn messages() -> Vec<Rule> {
+    vec![
+        Rule::syscall(
+            libc::SYS_recvmsg,
+            "session: receive a message and its descriptors",
+        ),
+        Rule::syscall(
+            libc::SYS_sendmsg,
+            "session: send a reply and its descriptors",
+        ),
+        Rule::syscall(libc::SYS_recvfrom, "session: receive without descriptors"),
+        Rule::syscall(libc::SYS_sendto, "session: send without descriptors"),
+        Rule::syscall(
+            libc::SYS_accept4,
+            "listener: the next client of a listening socket",
+        ),
+        Rule::syscall(libc::SYS_getsockopt, "listener: who the client is"),
+        Rule::syscall(libc::SYS_setsockopt, "session: deadlines of a connection")
+            .arg(1, Arg::Equals(SOL_SOCKET)),
+        Rule::syscall(libc::SYS_geteuid, "listener: who we are"),
+        Rule::syscall(libc::SYS_shutdown, "session: end a connection"),
+        Rule::syscall(libc::SYS_read, "eventfds, signalfd"),
+        Rule::syscall(libc::SYS_write, "eventfds, ready line, log"),
+        Rule::syscall(libc::SYS_writev, "log"),
+    ]
+}
+
+fn memory() -> Vec<Rule> {
+    let no_exec = |rule: Rule| rule.arg(2, Arg::WithoutBits(PROT_EXEC));
+    vec![
+        no_exec(Rule::syscall(
+            libc::SYS_mmap,
+            "allocator; guest memory while MAP_DMA runs (type1)",
+        )),
+        no_exec(Rule::syscall(
+            libc::SYS_mprotect,
+            "allocator: grow an arena; a stack's guard page",
+        )),
+        Rule::syscall(libc::SYS_munmap, "allocator; guest memory after MAP_DMA"),
+        Rule::syscall(libc::SYS_mremap, "allocator: grow a large block"),
+        Rule::syscall(libc::SYS_madvise, "allocator; end of a thread"),
+        Rule::syscall(libc::SYS_brk, "allocator"),
+    ]
+}
+
+fn waiting() -> Vec<Rule> {
+    vec![
+        Rule::syscall(libc::SYS_poll, "every wait for a descriptor"),
+        Rule::syscall(
+            libc::SYS_ppoll,
+            "every wait for a descriptor with a deadline",
+        ),
+        Rule::syscall(libc::SYS_futex, "locks and channels between threads"),
+        Rule::syscall(
+            libc::SYS_clock_gettime,
+            "deadlines, where the vDSO cannot read the clock",
+        ),
+        Rule::syscall(
+            libc::SYS_clock_nanosleep,
+            "pause before a reset is tried again",
+        ),
+        Rule::syscall(libc::SYS_nanosleep, "pause before a reset is tried again"),
+        Rule::syscall(libc::SYS_sched_yield, "locks"),
+        Rule::syscall(
+            libc::SYS_restart_syscall,
+            "the kernel continues an interrupted wait",
+        ),
+        Rule::syscall(libc::SYS_rt_sigprocmask, "end of a thread"),
+        Rule::syscall(libc::SYS_rt_sigaction, "abort: default action of SIGABRT"),
+        Rule::syscall(
+            libc::SYS_rt_sigreturn,
+            "return from the handler of a stack overflow",
+        ),
+        Rule::syscall(libc::SYS_sigaltstack, "end of a thread"),
+        Rule::syscall(libc::SYS_getpid, "abort, log"),
+        Rule::syscall(libc::SYS_gettid, "abort, log"),
+        Rule::syscall(
+            libc::SYS_tgkill,
+            "abort: own threads only, as no other is in this pid namespace",
+        ),
+        Rule::syscall(libc::SYS_getrandom, "hash maps"),
+        Rule::syscall(libc::SYS_exit, "end of a thread"),
+        Rule::syscall(libc::SYS_exit_group, "end of the process"),
+    ]
+}
+
+fn descriptors() -> Vec<Rule> {
+    let fcntl = |command: i32, why| {
+        Rule::syscall(libc::SYS_fcntl, why).arg(COMMAND, Arg::Equals(command.unsigned_abs().into()))
+    };
+    vec![
+        fcntl(
+            libc::F_DUPFD_CLOEXEC,
+            "a copy of the device for the client's mmap; never onto a chosen number",
+        ),
+        fcntl(libc::F_GETFD, "check of a descriptor"),
+        fcntl(libc::F_SETFD, "close-on-exec"),
+        fcntl(
+            libc::F_GETFL,
+            "dma: what a received descriptor was opened for",
+        ),
+        fcntl(libc::F_SETFL, "session: blocking or not"),
+        fcntl(
+            libc::F_GET_SEALS,
+            "dma: proof that the memory cannot shrink",
+        ),
+        Rule::syscall(libc::SYS_fstat, "dma: the size of received memory"),
+        Rule::syscall(
+            libc::SYS_newfstatat,
+            "dma: the size of received memory, as newer libcs ask",
+        )
+        .arg(3, Arg::Equals(libc::AT_EMPTY_PATH.unsigned_abs().into())),
+        Rule::syscall(libc::SYS_statx, "the same through statx")
+            .arg(2, Arg::HasBits(libc::AT_EMPTY_PATH.unsigned_abs().into())),
+        Rule::syscall(libc::SYS_fstatfs, "dma: the page size of received memory"),
+        Rule::syscall(libc::SYS_close, "what came with messages, connections"),
+        Rule::syscall(libc::SYS_eventfd2, "session: its own wake-up"),
+        Rule::syscall(libc::SYS_epoll_wait, "waits"),
+        Rule::syscall(libc::SYS_epoll_ctl, "waits"),
+        Rule::syscall(libc::SYS_ioctl, "sockets: non-blocking").arg(1, Arg::Equals(libc::FIONBIO)),
+        Rule::syscall(libc::SYS_ioctl, "sockets: how much is there")
+            .arg(1, Arg::Equals(libc::FIONREAD)),
+    ]
+}
+
+const PROT_EXEC: u64 = libc::PROT_EXEC.unsigned_abs() as u64;
+const SOL_SOCKET: u64 = libc::SOL_SOCKET.unsigned_abs() as u64;

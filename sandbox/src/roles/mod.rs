@@ -1,0 +1,39 @@
+//! What a process may do after `enter`: tables, with a reason in every row.
+//!
+//! A role is data. It is made by a function, because some rows depend on descriptor numbers that are known only then.
+
+pub mod vfio;
+pub mod device_base;
+
+use std::os::fd::{OwnedFd, RawFd};
+
+use crate::mechanisms::seccomp::Rule;
+
+pub use crate::mechanisms::rlimits::{Limit, Resource};
+
+/// What one kind of process may do.
+#[derive(Debug)]
+pub struct Role {
+    /// For messages.
+    pub name: &'static str,
+    /// Resource limits, soft and hard.
+    pub limits: Vec<Limit>,
+    /// Folders in which files may still be removed; nothing else of any file system is left. With one of them the user
+    /// stays who it is, without any capability: only the owner of a folder may remove what is in it.
+    pub folders: Vec<Folder>,
+    /// The system calls; any other kills the process.
+    pub rules: Vec<Rule>,
+    /// Of those, what is refused with EPERM.
+    pub refused: Vec<Rule>,
+}
+
+/// A folder of which something is still needed.
+#[derive(Debug)]
+pub struct Folder {
+    /// A copy of the folder's descriptor.
+    pub fd: OwnedFd,
+    /// The number that stays usable.
+    pub number: RawFd,
+    /// What for.
+    pub why: &'static str,
+}

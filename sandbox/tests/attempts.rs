@@ -1,0 +1,130 @@
+//! The attacker inside the vfio role: what it tries and what stops it. Needs root.
+//!
+//! Each attempt runs in a process of its own, which enters the sandbox, tries, and exits with a status that tells.
+#![expect(
+    clippy::unwrap_used,
+    clippy::exit,
+    reason = "a test stops at the first thing that goes wrong"
+)]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+use sandbox::enter;
+use sandbox::profile::Mode;
+use sandbox::roles::vfio::{self, VfioDescriptors};
+
+/// What an attempt exits with when nothing stopped it, and when the kernel said no.
+const DONE: i32 = 42;
+const REFUSED: i32 = 43;
+const SIGSYS: i32 = 31;
+
+fn role(pinned: &File) -> sandbox::roles::Role {
+    let descriptors = VfioDescriptors {
+        containers: vec![pinned.as_raw_fd()],
+        groups: Vec::new(),
+        log_to_file: false,
+    };
+    vfio::role(&descriptors, 1, Some(64 << 20), Vec::new())
+}
+
+fn outcome<T, E>(result: Result<T, E>) -> i32 {
+    if result.is_ok() { DONE } else { REFUSED }
+}
+
+/// Not a test of its own: enters the sandbox and tries what the environment names.
+#[test]
+#[ignore = "run by the other tests"]
+fn attempt() {
+    let what = std::env::var("ATTEMPT").unwrap();
+    let pinned = File::open("/dev/null").unwrap();
+    let other = File::open("/dev/null").unwrap();
+    let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+    let sandbox = enter::leave_host(role(&pinned), Mode::On).unwrap();
+    let half = what.strip_prefix("half-").map(str::to_owned);
+    if half.is_none() {
+        sandbox.close().unwrap();
+    }
+    let status = match half.as_deref().unwrap_or(&what) {
+        "nothing" => {
+            theirs.write_all(b"hello").unwrap();
+            let mut text = [0; 5];
+            ours.read_exact(&mut text).unwrap();
+            std::hint::black_box(vec![1_u8; 32 << 20]);
+            DONE
+        }
+        "open" => outcome(File::open("/proc/self/status")),
+        "socket" => outcome(UdpSocket::bind("127.0.0.1:0")),
+        "listen" => outcome(TcpListener::bind("127.0.0.1:0")),
+        "exec" => outcome(Command::new("/bin/true").status()),
+        "thread" => outcome(std::thread::Builder::new().spawn(|| ())),
+        "signal" => outcome(rustix::process::kill_process(
+            rustix::process::getppid().unwrap(),
+            rustix::process::Signal::TERM,
+        )),
+        "become-root" => outcome(nix::unistd::setuid(nix::unistd::Uid::from_raw(0))),
+        "namespace" => outcome(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)),
+        "pipe" => outcome(rustix::pipe::pipe()),
+        "close-pinned" => {
+            let number = pinned.as_raw_fd();
+            drop(pinned);
+            // Still taken: the next copy gets another number.
+            let copy = rustix::io::fcntl_dupfd_cloexec(&other, number).unwrap();
+            if copy.as_raw_fd() == number {
+                DONE
+            } else {
+                REFUSED
+            }
+        }
+        unknown => panic!("{unknown}"),
+    };
+    std::process::exit(status);
+}
+
+fn run(what: &str) -> ExitStatus {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "attempt", "--test-threads=1"])
+        .env("ATTEMPT", what)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap()
+}
+
+#[test]
+fn what_the_role_needs_works() {
+    assert_eq!(run("nothing").code(), Some(DONE));
+}
+
+#[test]
+fn calls_outside_the_role_kill() {
+    for what in [
+        "open",
+        "socket",
+        "listen",
+        "exec",
+        "thread",
+        "signal",
+        "become-root",
+        "namespace",
+        "pipe",
+    ] {
+        assert_eq!(run(what).signal(), Some(SIGSYS), "{what}");
+    }
+}
+
+#[test]
+fn numbers_of_container_and_group_cannot_be_freed() {
+    assert_eq!(run("close-pinned").code(), Some(REFUSED));
+}
+
+#[test]
+fn without_the_call_filter_the_other_layers_refuse() {
+    for what in ["half-open", "half-listen", "half-exec", "half-become-root"] {
+        assert_eq!(run(what).code(), Some(REFUSED), "{what}");
+    }
+}
