@@ -11,6 +11,7 @@ use clap::{
     ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
 };
 use protocol::PciAddress;
+use sandbox::profile::Mode;
 
 use crate::host::command::HostCommand;
 
@@ -92,6 +93,12 @@ pub struct VfioArgs {
     /// Serve a device that cannot be reset: what one client leaves in it reaches the next
     #[arg(long)]
     pub allow_no_reset: bool,
+    /// What to do without before a client is served: on, best-effort (what this kernel and user can) or off (debugging)
+    #[arg(long, value_name = "MODE", default_value_t = Mode::On)]
+    pub sandbox: Mode,
+    /// Bytes of memory that DMA maps may pin: the guest's memory, and a little more; no limit without it
+    #[arg(long, value_name = "BYTES")]
+    pub max_locked_memory: Option<u64>,
     /// Inherited descriptor of /dev/vfio/vfio, instead of opening it
     #[arg(long, value_name = "N", requires = "group_fd", value_parser = clap::value_parser!(i32).range(3..))]
     pub container_fd: Option<i32>,

@@ -60,6 +60,8 @@ fn start_log(process: &ProcessArgs) -> Result<(), String> {
         .map_err(|error| format!("--log-level {}: {error}", process.log_level))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that cannot be written is no reason to die.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let result = match process.log_format {
         LogFormat::Text => log.with_ansi(false).try_init(),

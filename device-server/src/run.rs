@@ -3,11 +3,18 @@
 //! Not here: the threads that serve (`serving`), what a session does (`server/`), how devices are opened (`backends/`).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::limits;
+use rustix::fs::FileType;
+use sandbox::enter::{self, EnterError, Sandbox};
+use sandbox::mechanisms::{MechanismError, fds};
+use sandbox::profile::Mode;
+use sandbox::roles::Folder;
+use sandbox::roles::vfio::{self, VfioDescriptors};
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
@@ -50,6 +57,12 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The sandbox cannot be entered.
+    #[error(transparent)]
+    Sandbox(#[from] EnterError),
+    /// What is open cannot be found out.
+    #[error(transparent)]
+    Descriptors(#[from] MechanismError),
     /// A device could not be served any more.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -63,11 +76,12 @@ struct Served {
     file: Option<SocketFile>,
 }
 
-/// Does what the command line says. `ready` gets its line at step 5, or never if there is an error.
+/// Does what the command line says. `ready` gets its line at step 7, or never if there is an error.
 pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
     // 1. Block the signals that end the process before there is a second thread: all threads inherit that.
     let signals = block_signals().map_err(|source| set_up("block SIGTERM and SIGINT", source))?;
     // 2. Open the devices. Nothing of this listens to a client yet.
+    let confinement = Confinement::of(&command.devices);
     let devices = open(command.devices)?;
     // 3. Bind or adopt the sockets: a client that connects from here on waits in the backlog.
     let mut served = Vec::new();
@@ -80,7 +94,9 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
             file,
         });
     }
-    // 4. Serve. A sandbox has to be entered before this: here the first byte of a client is read.
+    // 4. Give up the host: from here on there is no file system, no network and no privilege.
+    let sandbox = confine(confinement, &served)?;
+    // 5. One thread per device, all held back: none can be started once system calls are filtered.
     let shutdown = Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
     let mut serving = Serving::new(shutdown).map_err(|source| set_up("make an eventfd", source))?;
     let mut files = Vec::new();
@@ -90,15 +106,93 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
             .start(device.config, device.backend, device.source)
             .map_err(|source| set_up("start a thread", source))?;
     }
-    // 5. Tell whoever waits, and wait until all have ended or a signal comes.
+    // 6. Filter system calls, for all threads, and let them serve: here the first byte of a client is read.
+    serving.wait_until_held();
+    let enforced = sandbox.map(Sandbox::close).transpose()?;
+    if let Some(enforced) = enforced {
+        tracing::info!(%enforced, "Sandbox");
+    }
+    serving.release();
+    // 7. Tell whoever waits, and wait until all have ended or a signal comes.
     if let Some(line) = ready.take() {
         line.ready();
     }
     serving.wait(&signals);
-    // 6. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
+    // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
     //    One that is held up by its device for longer than a reset may take is left behind.
     drop(files);
     Ok(serving.stop(limits::RESET_DEADLINE)?)
+}
+
+/// How a process is confined. The software test device is not: it has nothing to lose.
+#[derive(Debug, Clone, Copy)]
+struct Confinement {
+    mode: Mode,
+    max_locked_memory: Option<u64>,
+}
+
+impl Confinement {
+    fn of(devices: &Devices) -> Option<Confinement> {
+        match devices {
+            Devices::Vfio { options, .. } => Some(Confinement {
+                mode: options.sandbox,
+                max_locked_memory: options.max_locked_memory,
+            }),
+            Devices::Test { .. } => None,
+        }
+    }
+}
+
+/// Leaves the host. What the role allows on which descriptors is read from /proc, for the last time.
+fn confine(
+    confinement: Option<Confinement>,
+    served: &[Served],
+) -> Result<Option<Sandbox>, RunError> {
+    let Some(confinement) = confinement else {
+        return Ok(None);
+    };
+    if confinement.mode == Mode::Off {
+        tracing::warn!("The sandbox is off: whoever takes over this process has all it has");
+    }
+    let open = fds::open_descriptors()?;
+    let numbers = |is: fn(&Path) -> bool| {
+        open.iter()
+            .filter(|(_, target)| is(target))
+            .map(|(number, _)| *number)
+            .collect()
+    };
+    let log = rustix::fs::fstat(io::stderr())
+        .map_err(|errno| set_up("look at standard error", errno.into()))?;
+    let descriptors = VfioDescriptors {
+        log_to_file: FileType::from_raw_mode(log.st_mode) == FileType::RegularFile,
+        containers: numbers(|target| target == Path::new("/dev/vfio/vfio")),
+        groups: numbers(|target| {
+            target.parent() == Some(Path::new("/dev/vfio")) && !target.ends_with("vfio")
+        }),
+    };
+    let folders = served
+        .iter()
+        .filter_map(|device| device.file.as_ref())
+        .map(|file| {
+            let fd = file
+                .folder()
+                .try_clone_to_owned()
+                .map_err(|source| set_up("copy a descriptor", source))?;
+            Ok(Folder {
+                fd,
+                number: file.folder().as_raw_fd(),
+                why: "listener: remove the socket's file",
+            })
+        });
+    let folders = folders.collect::<Result<Vec<_>, RunError>>()?;
+    let devices = u64::try_from(served.len()).unwrap_or(u64::MAX);
+    let role = vfio::role(
+        &descriptors,
+        devices,
+        confinement.max_locked_memory,
+        folders,
+    );
+    Ok(Some(enter::leave_host(role, confinement.mode)?))
 }
 
 /// A device that is open, how it is served, and where.

@@ -2,14 +2,52 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use crate::backend::Backend;
 use crate::server::{ServeConfig, ServeError, Shutdown, Source};
+
+/// Holds threads back until all are there and the sandbox is closed.
+#[derive(Debug, Default)]
+struct Gate {
+    /// How many have arrived, and whether it is open.
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = state.0.saturating_add(1);
+        self.changed.notify_all();
+        while !state.1 {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Returns when so many threads have arrived. They do nothing but arrive, so it is not long.
+    fn wait_for(&self, threads: usize) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.0 < threads {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.changed.notify_all();
+    }
+}
 
 /// The running threads.
 #[derive(Debug)]
@@ -21,6 +59,7 @@ pub struct Serving {
     ended: Arc<OwnedFd>,
     running: usize,
     failure: Option<ServeError>,
+    gate: Arc<Gate>,
 }
 
 impl Serving {
@@ -36,10 +75,21 @@ impl Serving {
             ended,
             running: 0,
             failure: None,
+            gate: Arc::default(),
         })
     }
 
-    /// Serves one more device.
+    /// Returns when every thread that was started exists and waits: from then on none makes a system call to begin.
+    pub fn wait_until_held(&self) {
+        self.gate.wait_for(self.running);
+    }
+
+    /// Lets all threads begin to serve, now and later.
+    pub fn release(&self) {
+        self.gate.open();
+    }
+
+    /// Serves one more device, once `release` is called.
     pub fn start(
         &mut self,
         config: ServeConfig,
@@ -49,7 +99,9 @@ impl Serving {
         let name = config.device.clone();
         let (shutdown, sender) = (self.shutdown.clone(), self.sender.clone());
         let ended = Arc::clone(&self.ended);
+        let gate = Arc::clone(&self.gate);
         let body = move || {
+            gate.pass();
             let result = crate::server::serve(source, backend, &config, &shutdown);
             if let Err(error) = &result {
                 let error = error_chain(error);

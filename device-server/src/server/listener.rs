@@ -8,12 +8,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use protocol::Errno;
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Clients that may wait while one is served. More are refused by the kernel (EAGAIN), which costs this process
@@ -118,35 +118,55 @@ impl AsFd for Listener {
     }
 }
 
-/// The file of a bound socket. Removed on drop.
+/// The file of a bound socket. Removed on drop, through the descriptor of its folder: the path may mean nothing then.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    folder: OwnedFd,
+    name: OsString,
     device: u64,
     inode: u64,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
-        let metadata = fs::symlink_metadata(path)?;
+        let folder = OwnedFd::from(fs::File::open(folder_of(path))?);
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let status = rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(SocketFile {
             path: path.to_path_buf(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            folder,
+            name,
+            device: status.st_dev,
+            inode: status.st_ino,
         })
+    }
+
+    /// The folder that the file is in.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
+        let status = rustix::fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let ours =
+            status.is_ok_and(|status| status.st_dev == self.device && status.st_ino == self.inode);
         if !ours {
             return;
         }
-        if let Err(error) = fs::remove_file(&self.path) {
+        if let Err(errno) = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty()) {
+            let error = io::Error::from(errno);
             tracing::warn!(path = %self.path.display(), %error, "Remove the socket file");
         }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
     }
 }
 
@@ -158,11 +178,8 @@ fn new_socket() -> Result<OwnedFd, Errno> {
 
 /// Holds off other servers while the path is judged and bound. Released when the descriptor is dropped.
 fn lock_directory(path: &Path) -> Result<OwnedFd, ListenError> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.as_os_str().to_os_string(),
-        Some(_) | None => OsString::from("."),
-    };
-    let file = fs::File::open(&directory).map_err(|source| ListenError::Os {
+    let directory = folder_of(path);
+    let file = fs::File::open(directory).map_err(|source| ListenError::Os {
         step: "open the directory",
         path: path.to_path_buf(),
         source,

@@ -25,7 +25,9 @@ fn start(serving: &mut Serving, name: &str) -> UnixStream {
 }
 
 fn serving() -> Serving {
-    Serving::new(Shutdown::new().expect("shutdown")).expect("serving")
+    let serving = Serving::new(Shutdown::new().expect("shutdown")).expect("serving");
+    serving.release();
+    serving
 }
 
 /// REGION_WRITE of SCRATCH without reply, as bytes.
@@ -91,4 +93,17 @@ fn error_chain_is_one_line() {
         source: inner,
     };
     assert_eq!(error_chain(&error), "accept a client of x: two lines");
+}
+
+#[test]
+fn threads_are_held_until_they_are_released() {
+    let mut serving = Serving::new(Shutdown::new().expect("shutdown")).expect("serving");
+    let client = start(&mut serving, "held");
+    serving.wait_until_held();
+    let connected =
+        std::thread::spawn(|| Client::connect(client.into(), ClientConfig::standard()).is_ok());
+    std::thread::yield_now();
+    assert!(!connected.is_finished());
+    serving.release();
+    assert!(connected.join().expect("join"));
 }
