@@ -82,6 +82,8 @@ fn start_log(log: &LogConfig, file: Option<File>) -> anyhow::Result<()> {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that cannot be written is no reason to die.
+        .log_internal_errors(false)
         .with_writer(writer);
     match log.format {
         LogFormat::Text => builder.init(),

@@ -103,6 +103,7 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let spawner = Spawner {
         programs,
         log: config.log.clone(),
+        memory_bytes: config.memory.size_bytes,
         log_file,
     };
     let mut watch = Watch::new(signals, Attachments::new(policy, spawner));

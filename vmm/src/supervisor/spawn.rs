@@ -24,6 +24,9 @@ use super::ready::ReadyPipe;
 /// The first number after the standard streams. In stage 2 it holds the `StageConfig` as JSON.
 const FIRST_FD: RawFd = crate::config::STAGE_CONFIG_FD;
 
+/// What a device server may pin beside guest memory.
+const LOCKED_BESIDE_MEMORY_BYTES: u64 = 64 << 20;
+
 /// A device server that was started.
 #[derive(Debug)]
 pub(super) struct StartedServer {
@@ -64,6 +67,8 @@ pub(super) enum SpawnError {
 pub(super) struct Spawner {
     pub(super) programs: Programs,
     pub(super) log: LogConfig,
+    /// How much memory the guest has.
+    pub(super) memory_bytes: u64,
     /// Where the log of the children goes, if that is not the supervisor's standard error.
     pub(super) log_file: Option<OwnedFd>,
 }
@@ -80,6 +85,8 @@ impl Spawner {
         option("--ready-fd", list.add(ready_writer).to_string());
         option("--container-fd", list.add(container).to_string());
         option("--group-fd", list.add(group_fd).to_string());
+        let locked = self.memory_bytes.saturating_add(LOCKED_BESIDE_MEMORY_BYTES);
+        option("--max-locked-memory", locked.to_string());
         option("--log-level", self.log.level.clone());
         option("--log-format", log_format(self.log.format).to_owned());
         let mut sockets = Vec::new();
@@ -95,6 +102,7 @@ impl Spawner {
         let mut child = list.into_child(program, args);
         // The terminal's signals are for the supervisor, which ends the servers in order.
         child.new_session = true;
+        child.new_pid_namespace = sandbox::mechanisms::capabilities::privileged();
         if let Some(log) = self.copy_log()? {
             child = child.fd(2, log);
         }

@@ -94,6 +94,7 @@ fn watch(policy: Policy) -> Watch {
     let spawner = Spawner {
         programs: Programs::find(),
         log: log_config(),
+        memory_bytes: 64 << 20,
         log_file: None,
     };
     Watch::new(Signals::block().unwrap(), Attachments::new(policy, spawner))
