@@ -1,0 +1,76 @@
+//! What is attached, and what is refused without a trace.
+
+use super::*;
+
+#[test]
+fn attach_gives_the_device_all_of_ram_and_touches_nothing_else() {
+    let machine = Machine::new();
+    let (attached, running) = machine.try_attach(FakeDevice::new(), &common());
+    let _function = attached.unwrap();
+    assert_eq!(
+        running.take_seen(),
+        [Seen::DmaMap {
+            start: 0,
+            len: RAM_BYTES
+        }]
+    );
+    assert_eq!(machine.slots(), 1, "no BAR decodes yet");
+}
+
+/// Attaching this fails with this text, and nothing is left behind.
+fn refused(device: FakeDevice, text: &str) {
+    let machine = Machine::new();
+    let (attached, running) = machine.try_attach(device, &common());
+    let error = attached.unwrap_err();
+    assert!(
+        error.starts_with("Attach device net: ") && error.contains(text),
+        "{error}"
+    );
+    assert_eq!(machine.slots(), 1);
+    assert_eq!(running.wait_until_closed().last(), Some(&Seen::Closed));
+}
+
+#[test]
+fn device_without_reset_is_refused_unless_it_is_allowed() {
+    let mut device = FakeDevice::new();
+    device.info.reset = false;
+    refused(device, "it cannot be reset");
+    let mut device = FakeDevice::new();
+    device.info.reset = false;
+    let machine = Machine::new();
+    let (attached, _running) = machine.try_attach(
+        device,
+        &VfioCommon {
+            allow_no_reset: true,
+            ..common()
+        },
+    );
+    let _function = attached.unwrap();
+}
+
+#[test]
+fn area_outside_the_bar_is_refused() {
+    let mut device = FakeDevice::new();
+    device.areas = vec![SparseArea {
+        offset: 0x3000,
+        size: 0x2000,
+    }];
+    refused(device, "ask for region 0");
+}
+
+#[test]
+fn capability_loop_is_refused() {
+    let mut device = FakeDevice::new();
+    device.copy[0x61] = 0x40;
+    refused(device, "comes back to 0x40");
+}
+
+#[test]
+fn refused_dma_map_and_too_few_maps_are_refused() {
+    let mut device = FakeDevice::new();
+    device.refuses_dma_map = true;
+    refused(device, "let the device use guest RAM at 0x0");
+    let mut device = FakeDevice::new();
+    device.config.capabilities.max_dma_maps = 0;
+    refused(device, "");
+}

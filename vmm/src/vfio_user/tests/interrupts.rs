@@ -1,0 +1,91 @@
+//! How vectors and the pin are wired, in which order.
+
+use super::*;
+
+#[test]
+fn msix_vector_is_bound_when_it_is_first_unmasked() {
+    let machine = Machine::new();
+    let (function, running) = machine.attach(FakeDevice::new());
+    place_bar(&function, BAR);
+    function.config_write(COMMAND, &[2, 4]);
+    enable_msix(&function);
+    assert_eq!(irqs(running.take_seen()), []);
+    machine.unmask(3);
+    assert_eq!(irqs(running.take_seen()), [bound(IrqIndex::MSIX, 3, 1)]);
+    machine.unmask(3);
+    assert_eq!(irqs(running.take_seen()), []);
+    function.config_write(MSIX + 2, &[0, 0]);
+    assert_eq!(irqs(running.take_seen()), [disabled(IrqIndex::MSIX)]);
+}
+
+#[test]
+fn masked_vector_keeps_what_arrives_as_its_pending_bit_and_delivers_it_later() {
+    let machine = Machine::new();
+    let (function, running) = machine.attach(FakeDevice::new());
+    place_bar(&function, BAR);
+    function.config_write(COMMAND, &[2, 4]);
+    enable_msix(&function);
+    machine.unmask(1);
+    assert!(running.fire(IrqIndex::MSIX, 1));
+    assert_eq!(machine.pending(), 0, "delivered");
+    machine.mmio_write(BAR + 0x201c, 1);
+    assert!(running.fire(IrqIndex::MSIX, 1));
+    assert_eq!(machine.pending(), 2);
+    machine.mmio_write(BAR + 0x201c, 0);
+    wait_for(|| machine.pending() == 0);
+    function.config_write(MSIX + 2, &[0x00, 0xc0]);
+    assert!(running.fire(IrqIndex::MSIX, 1));
+    assert_eq!(machine.pending(), 2, "the function mask holds back as well");
+}
+
+#[test]
+fn fixed_set_is_bound_at_once_for_all_programmed_vectors_and_grows_by_doing_it_again() {
+    let machine = Machine::new();
+    let mut device = FakeDevice::new();
+    device.msix_flags = IrqInfoFlags::EVENTFD | IrqInfoFlags::NORESIZE;
+    let (function, running) = machine.attach(device);
+    place_bar(&function, BAR);
+    function.config_write(COMMAND, &[2, 4]);
+    function.config_write(MSIX + 2, &[0x00, 0xc0]);
+    machine.unmask(0);
+    machine.unmask(2);
+    machine.mmio_write(BAR + 0x202c, 1);
+    assert_eq!(
+        irqs(running.take_seen()),
+        [],
+        "the function mask is still set"
+    );
+    enable_msix(&function);
+    assert_eq!(irqs(running.take_seen()), [bound(IrqIndex::MSIX, 0, 3)]);
+    machine.unmask(4);
+    let growth = [disabled(IrqIndex::MSIX), bound(IrqIndex::MSIX, 0, 5)];
+    assert_eq!(irqs(running.take_seen()), growth);
+    assert_eq!(
+        machine.pending(),
+        0b110,
+        "vectors that were bound and are held back are signalled once"
+    );
+}
+
+#[test]
+fn pin_is_unbound_before_msix_is_bound() {
+    let machine = Machine::new();
+    let (function, running) = machine.attach(FakeDevice::new());
+    place_bar(&function, BAR);
+    function.config_write(COMMAND, &MEMORY);
+    let unmask = Seen::Irqs {
+        index: IrqIndex::INTX,
+        action: IrqAction::Unmask,
+        start: 0,
+        count: 1,
+        eventfds: 1,
+    };
+    assert_eq!(
+        irqs(running.take_seen()),
+        [bound(IrqIndex::INTX, 0, 1), unmask]
+    );
+    enable_msix(&function);
+    machine.unmask(0);
+    let switch = [disabled(IrqIndex::INTX), bound(IrqIndex::MSIX, 0, 1)];
+    assert_eq!(irqs(running.take_seen()), switch);
+}
