@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use protocol::RegionFlags;
 use protocol::client::{Client, ClientConfig, ClientError};
@@ -93,7 +94,15 @@ fn steps(
     let registers =
         DeviceConfig::new(copy, bars, capabilities, has_intx).map_err(AttachCause::Bars)?;
     // 4. Guest RAM, all of it, before a guest byte can reach the device.
+    let began = Instant::now();
     map_ram(&client, &services.ram).map_err(AttachCause::Dma)?;
+    let ms = began.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(
+        stage = "dma-map",
+        device = common.id,
+        ms,
+        "the device reaches guest RAM"
+    );
     // 5. BAR areas. Their descriptors are closed when this returns.
     let reset = description.info.reset;
     let (msix, irqs) = (description.capabilities.msix, description.irqs);
