@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use harness::guest::Guest;
 use harness::host_device::NVME;
 use harness::vm::Vm;
+use serde_json::Value;
 
 use crate::figures::Figures;
 
@@ -21,7 +22,20 @@ pub(crate) fn measure(pairs: usize, figures: &mut Figures) -> Result<()> {
 }
 
 fn start(device: &[&str], what: &str, figures: &mut Figures) -> Result<()> {
-    let arguments = [&["-smp", "2", "-m", "512M"], device].concat();
+    let arguments = [
+        &[
+            "-smp",
+            "2",
+            "-m",
+            "512M",
+            "-log-level",
+            "info",
+            "-log-format",
+            "json",
+        ],
+        device,
+    ]
+    .concat();
     let vm = Vm::start(&arguments, &Guest::running("true").append(EARLY_OUTPUT))?;
     vm.wait_for_line("GUEST-READY")?;
     let user_space = vm.age().as_secs_f64();
@@ -29,6 +43,7 @@ fn start(device: &[&str], what: &str, figures: &mut Figures) -> Result<()> {
         .first_byte_after()
         .context("the guest printed something")?
         .as_secs_f64();
+    let (started, log) = (vm.started_monotonic_ms(), vm.log());
     vm.finish()?.succeeded()?;
     figures.add(
         &format!("start to first serial byte, {what}"),
@@ -39,6 +54,44 @@ fn start(device: &[&str], what: &str, figures: &mut Figures) -> Result<()> {
         &format!("start to guest user space, {what}"),
         "s",
         user_space,
+    );
+    steps(started, &log, what, figures)
+}
+
+/// What each step of the start took, from the lines with a `stage` in the VMM's log.
+fn steps(started_ms: i64, log: &str, what: &str, figures: &mut Figures) -> Result<()> {
+    let lines: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let field = |stage: &str, name: &str| {
+        let fields = lines
+            .iter()
+            .map(|line| &line["fields"])
+            .find(|fields| fields["stage"] == stage);
+        fields.and_then(|fields| fields[name].as_f64())
+    };
+    let reached =
+        |stage: &str| field(stage, "ms").with_context(|| format!("no stage {stage:?} in:\n{log}"));
+    let began =
+        field("stage-vmm", "monotonic_ms").with_context(|| format!("no stage-vmm in:\n{log}"))?;
+    let started = f64::from(i32::try_from(started_ms)?);
+    let mut add = |step: &str, ms: f64| figures.add(&format!("step {step}, {what}"), "ms", ms);
+    add("supervisor, device server spawn", began - started);
+    add(
+        "guest memory",
+        reached("memory-ready")? - reached("stage-vmm")?,
+    );
+    if let Some(ms) = field("dma-map", "ms") {
+        add("DMA map of 512 MiB", ms);
+        add(
+            "attach without DMA map",
+            reached("devices-attached")? - reached("memory-ready")? - ms,
+        );
+    }
+    add(
+        "kernel and initrd load",
+        reached("kernel-loaded")? - reached("devices-attached")?,
     );
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use harness::deadline::PROCESS;
+use harness::deadline::{PROCESS, eventually};
 use harness::kvm_statistics::KvmStatistics;
 use harness::proc_files::context_switches;
 use harness::process::Process;
@@ -41,7 +41,7 @@ impl Meter {
             server,
             strace: strace.ok(),
             exits: KvmStatistics::of(vmm)?,
-            switches: context_switches(server)?,
+            switches: settled_switches(server)?,
         })
     }
 
@@ -75,10 +75,26 @@ fn messages(mut strace: Process) -> Result<usize> {
     strace.signal(Signal::INT)?;
     strace.wait(PROCESS)?;
     let calls = strace.stderr().text();
-    Ok(calls
-        .lines()
-        .filter(|line| line.contains("sendmsg(") || line.contains("recvmsg("))
-        .count())
+    Ok(calls.lines().filter(|line| moved_bytes(line)).count())
+}
+
+/// "sendmsg(5, {...}, MSG_NOSIGNAL) = 24"; a call that the tracing itself broke off has no such end.
+fn moved_bytes(call: &str) -> bool {
+    let is_message = call.contains("sendmsg") || call.contains("recvmsg");
+    let end = call
+        .rsplit_once(" = ")
+        .and_then(|(_, bytes)| bytes.trim().parse::<u64>().ok());
+    is_message && end.is_some_and(|bytes| bytes > 0)
+}
+
+/// Attaching a tracer wakes the process: waits until it sleeps again.
+fn settled_switches(pid: u32) -> Result<u64> {
+    let mut last = None;
+    eventually("the device server sleeps", PROCESS, || {
+        let now = context_switches(pid).ok()?;
+        let same = last.replace(now) == Some(now);
+        same.then_some(now)
+    })
 }
 
 impl Cost {

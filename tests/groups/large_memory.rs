@@ -12,6 +12,7 @@ fn guest_with_memory_above_4_gib_uses_the_device() -> Result<()> {
     // The page cache takes the highest memory first, so what it reads is above 4 GiB.
     const READ_INTO_HIGH_MEMORY: &str = r#"
         wait_for /dev/nvme0n1
+        exec 3</dev/nvme0n1 # or the last close would empty the cache
         awk '/^MemTotal/ { print "MEMORY-KIB " $2 }' /proc/meminfo
         awk '/zone +Normal/ { normal = 1 } normal && /nr_zone_inactive_file/ { print "BEFORE " $2; exit }' /proc/zoneinfo
         dd if=/dev/nvme0n1 of=/dev/null bs=64k 2>/dev/null

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::deadline::{GUEST_RUN, PROCESS, eventually};
 use crate::guest::{Guest, GuestReport};
@@ -19,6 +20,7 @@ const STAGE_VMM: &str = "--stage-vmm";
 pub struct Vm {
     process: Process,
     started: Instant,
+    started_monotonic_ms: i64,
     _scratch: Scratch,
 }
 
@@ -39,10 +41,12 @@ impl Vm {
             .args(guest.arguments(scratch.path())?)
             .args(arguments);
         let started = Instant::now();
+        let started_monotonic_ms = monotonic_ms();
         let process = Process::start("VMM", &mut command)?;
         Ok(Self {
             process,
             started,
+            started_monotonic_ms,
             _scratch: scratch,
         })
     }
@@ -72,6 +76,11 @@ impl Vm {
     pub fn first_byte_after(&self) -> Option<Duration> {
         let first = self.process.stdout().first_byte()?;
         Some(first.duration_since(self.started))
+    }
+
+    /// When the VMM was started, by the clock that its log lines give as `monotonic_ms`.
+    pub fn started_monotonic_ms(&self) -> i64 {
+        self.started_monotonic_ms
     }
 
     /// What the guest printed so far.
@@ -130,4 +139,9 @@ impl Vm {
         })?;
         GuestReport::parse(&console).with_context(|| format!("the VMM's stderr:\n{stderr}"))
     }
+}
+
+fn monotonic_ms() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }
