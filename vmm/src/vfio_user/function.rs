@@ -90,6 +90,15 @@ impl VfioUserFunction {
         served.is_ok()
     }
 
+    /// From now on a thread that does nothing else calls [`Self::service`] whenever [`Self::poll_fd`] is readable: it looks
+    /// for accesses that are late, which then need no timers of their own.
+    pub fn is_watched(&self) {
+        if let Err(error) = self.client.rely_on_service() {
+            let error = one_line(&error);
+            tracing::warn!(device = self.id, error, "accesses keep their own timers");
+        }
+    }
+
     /// Why the device is lost, if it is.
     pub fn lost(&self) -> Option<LostCause> {
         self.client.lost()

@@ -8,6 +8,7 @@ use protocol::RegionIndex;
 
 use super::{VfioUserFunction, lock};
 use crate::address_space::Trap;
+use crate::pci::bar::ROM;
 use crate::vfio_user::describe::{pending_bytes, table_bytes};
 use crate::vfio_user::msix;
 
@@ -66,6 +67,10 @@ impl VfioUserFunction {
     }
 
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        if bar == ROM {
+            // Read-only memory: the write goes nowhere.
+            return;
+        }
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
             let (part, end) = self.part(bar, at);

@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 /// BAR 0 of the device: page 0 can be mapped, the MSI-X table is at 0x2000, the pending bits at 0x3000.
 pub(super) const BAR_BYTES: u64 = 0x4000;
+pub(super) const ROM_BYTES: u64 = 0x1_0000;
 pub(super) const VECTORS: u32 = 65;
 /// Offset of the MSI-X capability.
 pub(super) const MSIX: u16 = 0x40;
@@ -217,6 +218,7 @@ impl FakeDevice {
                     ..plain(BAR_BYTES)
                 }
             }
+            RegionIndex::ROM => plain(ROM_BYTES),
             RegionIndex::CONFIG => plain(self.copy.len() as u64),
             _ => plain(0),
         };

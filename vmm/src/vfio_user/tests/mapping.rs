@@ -130,3 +130,21 @@ fn memory_that_kvm_cannot_reach_is_trapped_until_it_decodes_anew() {
     function.config_write(COMMAND, &MEMORY);
     assert_eq!(function.mapped_areas(), 1);
 }
+
+#[test]
+fn rom_is_read_through_the_device_and_never_written() {
+    let machine = Machine::new();
+    let (function, running) = machine.attach(FakeDevice::new());
+    function.config_write(0x30, &0xc020_0001u32.to_le_bytes());
+    function.config_write(COMMAND, &MEMORY);
+    assert_eq!(machine.mmio(0xc020_0010), 0xd0d0_d0d0);
+    running.take_seen();
+    machine.mmio_write(0xc020_0010, 1);
+    assert_eq!(running.take_seen(), []);
+    function.config_write(0x30, &0xc020_0000u32.to_le_bytes());
+    assert_eq!(
+        machine.mmio(0xc020_0010),
+        u32::MAX,
+        "its own enable bit is off"
+    );
+}
