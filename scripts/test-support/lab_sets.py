@@ -27,6 +27,18 @@ HOST = (
 )
 
 
+# The manual's device, 0000:1a:00.3: bus 0x1a is behind a root port of a second root bus; function 0 has no driver in the lab.
+MANUAL_DEVICE = (
+    "--device", "pxb-pcie,id=manual,bus_nr=25,addr=7", "--device", "pcie-root-port,id=port-1a,bus=manual,chassis=26,addr=0",
+    "--device", "e1000e,bus=port-1a,addr=0.0,multifunction=on,romfile=", "--device", "nvme,serial=manual,bus=port-1a,addr=0.3",
+)
+
+# For eight slots at once.
+EIGHT_CONTROLLERS = tuple(
+    word for number in range(8) for word in ("--device", f"nvme,serial=eight{number},addr={0x10 + number:x}")
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class LabSet:
     name: str
@@ -40,6 +52,8 @@ class LabSet:
 SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
     LabSet("kernel 7", "7", ("passthrough",)),
+    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE + EIGHT_CONTROLLERS),
+    LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE + EIGHT_CONTROLLERS),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=SERIAL_PAIR),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
     LabSet("host 7", "7", ("host",), memory=2048, options=HOST),

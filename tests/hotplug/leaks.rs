@@ -10,14 +10,14 @@ const CYCLES: usize = 4;
 
 /// What the processes of a VM hold.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+pub(crate) struct Held {
     processes: usize,
     files: Vec<usize>,
     mappings: usize,
     threads: usize,
 }
 
-fn held(machine: &Machine) -> Result<Held> {
+pub(crate) fn held(machine: &Machine) -> Result<Held> {
     let vmm = machine.vm.vmm_pid()?;
     let pids = machine.vm.all_pids()?;
     let files = pids
@@ -45,7 +45,7 @@ fn plugging_and_unplugging_leaves_no_file_process_thread_or_mapping() -> Result<
         machine
             .qmp
             .succeed(&add_nvme(&format!("disk{cycle}"), ""))?;
-        machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+        machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
         machine.guest("wait_for /dev/nvme0n1; block 3 >/dev/null")?;
         machine.unplug(&format!("disk{cycle}"))?;
     }

@@ -39,9 +39,7 @@ fn kill_server(machine: &Machine) -> Result<()> {
 fn killed_server_is_a_loss_with_a_cause_and_the_slot_takes_the_device_again() -> Result<()> {
     let mut machine = with_disk("")?;
     kill_server(&machine)?;
-    let lost = machine
-        .qmp
-        .wait_for_event("BULKHEAD_DEVICE_LOST", NOTICED)?;
+    let lost = machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;
     ensure!(lost["device"] == "disk", "{lost}");
     ensure!(
         lost["cause"]
@@ -49,10 +47,10 @@ fn killed_server_is_a_loss_with_a_cause_and_the_slot_takes_the_device_again() ->
             .is_some_and(|cause| cause.contains("closed the connection")),
         "{lost}"
     );
-    machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    machine.event("DEVICE_DELETED", UNPLUG)?;
     machine.guest("tries=0; while [ -e /dev/nvme0n1 ] && [ $tries -lt 300 ]; do sleep 0.1; tries=$((tries + 1)); done; ! [ -e /dev/nvme0n1 ]")?;
     machine.qmp.succeed(&add_nvme("disk", ""))?;
-    machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
     let output = machine.guest("wait_for /dev/nvme0n1; echo \"BLOCK $(block 33)\"")?;
     ensure!(output.contains(&record_in_hex(33)), "{output}");
     machine.unplug("disk")?;
@@ -65,10 +63,8 @@ fn killed_server_is_a_loss_with_a_cause_and_the_slot_takes_the_device_again() ->
 fn killed_server_with_on_failure_restart_comes_back_by_itself() -> Result<()> {
     let mut machine = with_disk(",on-failure=restart")?;
     kill_server(&machine)?;
-    machine
-        .qmp
-        .wait_for_event("BULKHEAD_DEVICE_LOST", NOTICED)?;
-    machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+    machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;
+    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
     let output = machine.guest("tries=0; until [ -n \"$(block 34)\" ] || [ $tries -gt 300 ]; do sleep 0.1; tries=$((tries + 1)); done; echo \"BLOCK $(block 34)\"")?;
     ensure!(output.contains(&record_in_hex(34)), "{output}");
     ensure!(
@@ -86,14 +82,12 @@ fn killed_server_with_on_failure_restart_comes_back_by_itself() -> Result<()> {
 fn killed_server_with_on_failure_stop_stops_the_machine() -> Result<()> {
     let mut machine = with_disk(",on-failure=stop")?;
     kill_server(&machine)?;
-    machine
-        .qmp
-        .wait_for_event("BULKHEAD_DEVICE_LOST", NOTICED)?;
-    machine.qmp.wait_for_event("STOP", NOTICED)?;
+    machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;
+    machine.event("STOP", NOTICED)?;
     let status = machine.qmp.succeed(r#"{"execute":"query-status"}"#)?;
     ensure!(status["status"] == "paused", "{status}");
     machine.qmp.succeed(r#"{"execute":"cont"}"#)?;
-    machine.qmp.wait_for_event("RESUME", NOTICED)?;
+    machine.event("RESUME", NOTICED)?;
     machine.finish()?;
     Ok(())
 }
@@ -106,9 +100,7 @@ fn lost_device_on_the_root_bus_stays_lost_and_the_guest_lives() -> Result<()> {
     let mut machine = Machine::start(&["-device", &device])?;
     machine.guest("wait_for /dev/nvme0n1")?;
     kill_server(&machine)?;
-    machine
-        .qmp
-        .wait_for_event("BULKHEAD_DEVICE_LOST", NOTICED)?;
+    machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;
     let devices = machine.qmp.succeed(r#"{"execute":"query-vfio-user"}"#)?;
     ensure!(devices[0]["state"] == "lost", "{devices}");
     let (_, desc) = machine

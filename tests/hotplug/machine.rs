@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::guest::{Guest, GuestReport};
 use harness::host_device::NVME;
 use harness::qmp::Qmp;
 use harness::scratch::Scratch;
 use harness::vm::Vm;
+use serde_json::Value;
 
 /// From the removal's request to its event, with Linux's five seconds of blinking, in a guest that is emulated twice.
 pub(crate) const UNPLUG: Duration = Duration::from_secs(60);
@@ -18,7 +19,7 @@ pub(crate) const PLUG: Duration = Duration::from_secs(60);
 pub(crate) const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 
 /// Runs what comes over the console, one line at a time.
-pub(crate) const OBEY: &str = r#"
+const OBEY: &str = r#"
     number=0
     echo "OBEY"
     while read -r line </dev/ttyS0; do
@@ -67,6 +68,12 @@ impl Machine {
             commands: 0,
             _scratch: scratch,
         })
+    }
+
+    /// Waits for an event; gives its data. An error shows what the VM's processes logged.
+    pub(crate) fn event(&mut self, name: &str, limit: Duration) -> Result<Value> {
+        let event = self.qmp.wait_for_event(name, limit);
+        event.with_context(|| format!("the VM's log:\n{}", self.vm.log()))
     }
 
     /// Starts it, and waits until the guest obeys.
@@ -118,7 +125,7 @@ impl Machine {
         self.qmp.succeed(&format!(
             r#"{{"execute":"device_del","arguments":{{"id":"{id}"}}}}"#
         ))?;
-        let data = self.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+        let data = self.event("DEVICE_DELETED", UNPLUG)?;
         ensure!(data["device"] == id, "DEVICE_DELETED of {data}");
         Ok(())
     }

@@ -9,3 +9,4 @@ mod loss;
 mod refusals;
 mod run_state;
 mod leaks;
+mod many;

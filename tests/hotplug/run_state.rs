@@ -7,7 +7,7 @@ use harness::guest::Guest;
 use harness::qmp::Qmp;
 use serde_json::json;
 
-use crate::machine::{Machine, OBEY, PORT};
+use crate::machine::{Machine, PORT};
 
 const TOLD: Duration = Duration::from_secs(20);
 
@@ -17,7 +17,7 @@ fn stopped_machine_stands_still_and_goes_on() -> Result<()> {
     let mut machine = Machine::start(&["-device", PORT, "-name", "vm1"])?;
     let mut second = Qmp::connect(&machine.socket)?;
     machine.qmp.succeed(r#"{"execute":"stop"}"#)?;
-    machine.qmp.wait_for_event("STOP", TOLD)?;
+    machine.event("STOP", TOLD)?;
     second.wait_for_event("STOP", TOLD)?;
     let status = second.succeed(r#"{"execute":"query-status"}"#)?;
     ensure!(
@@ -29,7 +29,7 @@ fn stopped_machine_stands_still_and_goes_on() -> Result<()> {
     machine.qmp.listen(Duration::from_secs(2))?;
     ensure!(machine.vm.console() == console, "the guest stands still");
     second.succeed(r#"{"execute":"cont"}"#)?;
-    machine.qmp.wait_for_event("RESUME", TOLD)?;
+    machine.event("RESUME", TOLD)?;
     ensure!(machine.done()? == "0");
     let cpus = second.succeed(r#"{"execute":"query-cpus-fast"}"#)?;
     let tid = cpus[1]["thread-id"].to_string();
@@ -46,7 +46,7 @@ fn stopped_machine_stands_still_and_goes_on() -> Result<()> {
 fn quit_answers_first_and_tells_the_end() -> Result<()> {
     let mut machine = Machine::boot(&["-device", PORT])?;
     machine.qmp.succeed(r#"{"execute":"quit"}"#)?;
-    let end = machine.qmp.wait_for_event("SHUTDOWN", TOLD)?;
+    let end = machine.event("SHUTDOWN", TOLD)?;
     ensure!(
         end == json!({"guest": false, "reason": "host-qmp-quit"}),
         "{end}"
@@ -76,7 +76,7 @@ fn power_button_reaches_a_guest_that_listens() -> Result<()> {
     let mut machine = Machine::boot_guest(&[], &guest)?;
     machine.vm.wait_for_mark("listening")?;
     machine.qmp.succeed(r#"{"execute":"system_powerdown"}"#)?;
-    machine.qmp.wait_for_event("POWERDOWN", TOLD)?;
+    machine.event("POWERDOWN", TOLD)?;
     machine.vm.resume()?;
     machine.end()?;
     Ok(())

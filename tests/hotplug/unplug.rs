@@ -39,12 +39,12 @@ fn cold_plugged(options: &str) -> Result<Machine> {
 fn slot_that_the_guest_turns_off_releases_a_cold_plugged_device_and_takes_it_again() -> Result<()> {
     let mut machine = cold_plugged("")?;
     machine.guest("echo 0 > /sys/bus/pci/slots/1/power")?;
-    let data = machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    let data = machine.event("DEVICE_DELETED", UNPLUG)?;
     group_is_free()?;
     ensure!(data == json!({"device": "disk", "path": "disk"}), "{data}");
     // The command line named it, so that is policy enough.
     machine.qmp.succeed(&add_nvme("disk", ""))?;
-    machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
     machine.guest("wait_for /dev/nvme0n1; block 9 | grep -q 42554c4b48454144")?;
     machine.unplug("disk")?;
     machine.finish()?;
@@ -59,7 +59,7 @@ fn device_under_io_is_unplugged_and_asking_again_does_no_harm() -> Result<()> {
     let del = r#"{"execute":"device_del","arguments":{"id":"disk"}}"#;
     machine.qmp.succeed(del)?;
     machine.qmp.succeed(del)?;
-    machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    machine.event("DEVICE_DELETED", UNPLUG)?;
     group_is_free()?;
     let (class, desc) = machine.qmp.refused(del)?;
     ensure!(
@@ -84,18 +84,16 @@ fn device_under_io_is_unplugged_and_asking_again_does_no_harm() -> Result<()> {
 fn guest_that_does_not_answer_is_an_error_and_lets_go_later() -> Result<()> {
     let mut machine = cold_plugged(",unplug-timeout=2")?;
     machine.qmp.succeed(r#"{"execute":"stop"}"#)?;
-    machine.qmp.wait_for_event("STOP", TAKEN)?;
+    machine.event("STOP", TAKEN)?;
     machine
         .qmp
         .succeed(r#"{"execute":"device_del","arguments":{"id":"disk"}}"#)?;
-    let late = machine
-        .qmp
-        .wait_for_event("DEVICE_UNPLUG_GUEST_ERROR", Duration::from_secs(10))?;
+    let late = machine.event("DEVICE_UNPLUG_GUEST_ERROR", Duration::from_secs(10))?;
     ensure!(late == json!({"device": "disk", "path": "disk"}), "{late}");
     let slots = machine.qmp.succeed(r#"{"execute":"query-hotplug"}"#)?;
     ensure!(slots[0]["state"] == "eject-overdue", "{slots}");
     machine.qmp.succeed(r#"{"execute":"cont"}"#)?;
-    machine.qmp.wait_for_event("DEVICE_DELETED", UNPLUG)?;
+    machine.event("DEVICE_DELETED", UNPLUG)?;
     group_is_free()?;
     machine.finish()?;
     Ok(())
@@ -108,12 +106,12 @@ fn device_that_is_taken_by_force_is_free_at_once_and_the_slot_takes_another() ->
     machine
         .qmp
         .succeed(r#"{"execute":"device_del","arguments":{"id":"disk","force":true}}"#)?;
-    machine.qmp.wait_for_event("DEVICE_DELETED", TAKEN)?;
+    machine.event("DEVICE_DELETED", TAKEN)?;
     group_is_free()?;
     let gone = "tries=0; while [ -e /dev/nvme0n1 ] && [ $tries -lt 300 ]; do sleep 0.1; tries=$((tries + 1)); done; ! [ -e /dev/nvme0n1 ]";
     machine.guest(gone)?;
     machine.qmp.succeed(&add_nvme("disk", ""))?;
-    machine.qmp.wait_for_event("BULKHEAD_DEVICE_READY", PLUG)?;
+    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
     machine.guest("wait_for /dev/nvme0n1")?;
     machine.unplug("disk")?;
     machine.finish()?;
@@ -128,7 +126,7 @@ fn device_that_leaves_before_the_guest_has_booted_is_gone_when_it_has() -> Resul
     machine
         .qmp
         .succeed(r#"{"execute":"device_del","arguments":{"id":"disk"}}"#)?;
-    machine.qmp.wait_for_event("DEVICE_DELETED", TAKEN)?;
+    machine.event("DEVICE_DELETED", TAKEN)?;
     group_is_free()?;
     machine.vm.wait_for_line("OBEY")?;
     machine.guest("! [ -e /dev/nvme0n1 ]; lspci | grep -c Non-Volatile | grep -qx 0")?;

@@ -50,12 +50,29 @@ pub struct Machine {
     pub pci: Arc<PciHost>,
     /// Memory slots, interrupts, guest RAM.
     pub services: VmServices,
-    /// Who waits for their connections.
+    /// Who waits for their connections: [`watch_connections`].
     pub events: Arc<EventLoop>,
     /// Who has device servers; without one nothing can be added.
     pub supervisor: Option<Supervisor>,
     /// Tells the operator.
     pub tell: Box<dyn Fn(&Event) + Send + Sync>,
+}
+
+/// Starts a thread for the connections of devices. It looks whether accesses are late, so it must never wait for one; the
+/// machine's own event loop does, in a guest reset.
+pub fn watch_connections() -> io::Result<Arc<EventLoop>> {
+    let events = Arc::new(EventLoop::new()?);
+    let watched = Arc::clone(&events);
+    thread::Builder::new()
+        .name("connections".to_owned())
+        .spawn(move || {
+            if let Err(error) = watched.run() {
+                // Without it an access could wait for ever.
+                tracing::error!(%error, "the connections of devices cannot be watched any more");
+                std::process::abort();
+            }
+        })?;
+    Ok(events)
 }
 
 /// All passed devices.
@@ -224,6 +241,7 @@ impl Devices {
         )?;
         *known = Some(token);
         drop(known);
+        function.is_watched();
         self.change(crate::pci::PciFunction::id(function.as_ref()), |entry| {
             entry.watch = Some(token);
         });

@@ -23,4 +23,4 @@ mod slots;
 mod ready;
 pub mod supervisor;
 
-pub use devices::{DeviceError, Devices, Machine};
+pub use devices::{DeviceError, Devices, Machine, watch_connections};

@@ -32,6 +32,15 @@ fn slot(slot: &SlotState) -> Value {
     let (state, waits_for) = match slot.phase {
         Phase::Empty if slot.devices.is_empty() => ("empty", None),
         Phase::Empty => ("releasing", Some("the device to be let go of")),
+        Phase::Gone if slot.devices.is_empty() => (
+            "gone",
+            Some("the guest to turn the slot off after its device went"),
+        ),
+        Phase::Gone => ("releasing", Some("the device to be let go of")),
+        Phase::Queued => (
+            "queued",
+            Some("the guest to turn the slot off after the device before"),
+        ),
         Phase::Present if slot.link_active => ("present", None),
         Phase::Present => ("present", Some("the guest to turn the slot on")),
         Phase::EjectWaiting => (

@@ -10,6 +10,9 @@
 //! indicator off. While the power indicator blinks, the guest is busy with the slot: a press then would cancel what it
 //! is doing, so the request waits for a steady indicator.
 //!
+//! A device that vanishes leaves a guest that still has to turn the slot off. What is plugged meanwhile waits for that, unseen:
+//! else the guest would be taken to let go of a device that it has not met yet.
+//!
 //! Not here: registers' place in configuration space (`root_port.rs`), devices, timers and events to the operator
 //! (the caller carries out the [`Action`]s).
 //! Limits: one device in the slot; one request to remove at a time.
@@ -17,66 +20,16 @@
 #[cfg(test)]
 mod tests;
 
+mod events;
 pub mod bits;
+
+pub use events::{Action, Event, Phase};
 
 use bits::{
     SLTCTL_ABPE, SLTCTL_AIC_OFF, SLTCTL_CCIE, SLTCTL_DLLSCE, SLTCTL_HPIE, SLTCTL_PCC, SLTCTL_PDCE,
     SLTCTL_PIC, SLTCTL_PIC_BLINK, SLTCTL_PIC_OFF, SLTCTL_PIC_ON, SLTCTL_WRITABLE, SLTSTA_ABP,
     SLTSTA_CC, SLTSTA_DLLSC, SLTSTA_EVENTS, SLTSTA_PDC, SLTSTA_PDS,
 };
-
-/// How far the slot is with its device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// No device.
-    Empty,
-    /// A device is in the slot; the guest may or may not have powered it yet.
-    Present,
-    /// Removal was asked for; the guest is busy with the slot, so the button is not pressed yet.
-    EjectWaiting,
-    /// The button is pressed; the guest has not let go yet.
-    Ejecting,
-    /// As `Ejecting`, and the operator was told that the guest did not answer in time.
-    EjectOverdue,
-}
-
-/// What happens to the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The host put a device into the slot.
-    Occupied,
-    /// The operator asks for the device.
-    EjectRequested,
-    /// The operator's patience is over (`unplug-timeout`).
-    EjectTimedOut,
-    /// The device is gone without the guest's consent.
-    Vanished,
-    /// The guest wrote Slot Control.
-    ControlWritten(u16),
-    /// The guest wrote Slot Status: ones clear events.
-    StatusWritten(u16),
-    /// The machine was reset: the guest has let go of everything.
-    MachineReset,
-}
-
-/// What the caller has to do, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send the port's interrupt.
-    Interrupt,
-    /// The guest powered the slot: its device answers from now on.
-    PowerOn,
-    /// The slot lost power: its device answers no more.
-    PowerOff,
-    /// The slot is empty: take the device away and tell the operator when it is free.
-    Release,
-    /// Start the unplug timer; when it fires, [`Event::EjectTimedOut`].
-    StartTimer,
-    /// Stop the unplug timer.
-    StopTimer,
-    /// Tell the operator that the guest refused or did not answer (DEVICE_UNPLUG_GUEST_ERROR).
-    ReportGuestError,
-}
 
 /// The slot: its two registers and its phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +75,11 @@ impl Slot {
 
     /// Whether the data link is up (Link Status, Data Link Layer Link Active): a device is there and has power.
     pub fn link_active(&self) -> bool {
-        self.phase != Phase::Empty && self.control & SLTCTL_PCC == 0
+        let is_in = match self.phase {
+            Phase::Empty | Phase::Gone | Phase::Queued => false,
+            Phase::Present | Phase::EjectWaiting | Phase::Ejecting | Phase::EjectOverdue => true,
+        };
+        is_in && self.control & SLTCTL_PCC == 0
     }
 
     /// Whether the guest listens to this slot: without, removal cannot be asked for and is a surprise.
@@ -188,15 +145,28 @@ impl Slot {
                 }
                 (next, actions)
             }
-            Phase::Present | Phase::EjectWaiting | Phase::Ejecting | Phase::EjectOverdue => {
-                (self, Vec::new())
-            }
+            Phase::Gone => (
+                Slot {
+                    phase: Phase::Queued,
+                    ..self
+                },
+                Vec::new(),
+            ),
+            Phase::Queued
+            | Phase::Present
+            | Phase::EjectWaiting
+            | Phase::Ejecting
+            | Phase::EjectOverdue => (self, Vec::new()),
         }
     }
 
     fn request_eject(self) -> (Slot, Vec<Action>) {
         match self.phase {
-            Phase::Empty | Phase::EjectWaiting | Phase::Ejecting => (self, Vec::new()),
+            Phase::Empty | Phase::Gone | Phase::EjectWaiting | Phase::Ejecting => {
+                (self, Vec::new())
+            }
+            // The guest has not seen it.
+            Phase::Queued => self.vanish(),
             Phase::Present | Phase::EjectOverdue => {
                 if !self.guest_listens() {
                     return self.vanish();
@@ -223,7 +193,9 @@ impl Slot {
 
     fn time_out(self) -> (Slot, Vec<Action>) {
         match self.phase {
-            Phase::Empty | Phase::Present | Phase::EjectOverdue => (self, Vec::new()),
+            Phase::Empty | Phase::Gone | Phase::Queued | Phase::Present | Phase::EjectOverdue => {
+                (self, Vec::new())
+            }
             Phase::EjectWaiting => (
                 Slot {
                     phase: Phase::Present,
@@ -243,11 +215,24 @@ impl Slot {
 
     /// The device leaves the slot now, whatever the guest thinks of it.
     fn vanish(self) -> (Slot, Vec<Action>) {
-        if self.phase == Phase::Empty {
-            return (self, Vec::new());
+        match self.phase {
+            Phase::Empty | Phase::Gone => return (self, Vec::new()),
+            Phase::Queued => {
+                let gone = Slot {
+                    phase: Phase::Gone,
+                    ..self
+                };
+                return (gone, vec![Action::Release]);
+            }
+            Phase::Present | Phase::EjectWaiting | Phase::Ejecting | Phase::EjectOverdue => {}
         }
         let mut actions = self.stop_timer();
         let mut status = (self.status & !(SLTSTA_PDS | SLTSTA_ABP)) | SLTSTA_PDC;
+        let phase = if self.link_active() && self.guest_listens() {
+            Phase::Gone
+        } else {
+            Phase::Empty
+        };
         if self.link_active() {
             status |= SLTSTA_DLLSC;
             actions.push(Action::PowerOff);
@@ -255,7 +240,7 @@ impl Slot {
         actions.push(Action::Release);
         (
             Slot {
-                phase: Phase::Empty,
+                phase,
                 status,
                 ..self
             },
@@ -271,6 +256,23 @@ impl Slot {
             ..self
         };
         let mut actions = Vec::new();
+        let lets_go = let_go(control) && !let_go(self.control);
+        match self.phase {
+            Phase::Gone if lets_go => next.phase = Phase::Empty,
+            Phase::Queued if lets_go => {
+                next.phase = Phase::Empty;
+                let (next, more) = next.occupy();
+                actions.extend(more);
+                return (next, actions);
+            }
+            Phase::Empty
+            | Phase::Gone
+            | Phase::Queued
+            | Phase::Present
+            | Phase::EjectWaiting
+            | Phase::Ejecting
+            | Phase::EjectOverdue => {}
+        }
         match (self.link_active(), next.link_active()) {
             (false, true) => {
                 next.status |= SLTSTA_DLLSC;
@@ -282,7 +284,7 @@ impl Slot {
             }
             (true, true) | (false, false) => {}
         }
-        if let_go(control) && !let_go(self.control) && next.phase != Phase::Empty {
+        if lets_go && next.phase != Phase::Empty {
             actions.extend(next.stop_timer());
             next.phase = Phase::Empty;
             next.status = (next.status & !SLTSTA_PDS) | SLTSTA_PDC;
@@ -315,6 +317,8 @@ impl Slot {
                 Vec::new(),
             ),
             Phase::Empty
+            | Phase::Gone
+            | Phase::Queued
             | Phase::Present
             | Phase::EjectWaiting
             | Phase::Ejecting
@@ -324,7 +328,8 @@ impl Slot {
 
     fn machine_reset(self) -> (Slot, Vec<Action>) {
         match self.phase {
-            Phase::Empty => (Slot::empty(), Vec::new()),
+            Phase::Empty | Phase::Gone => (Slot::empty(), Vec::new()),
+            Phase::Queued => (Slot::occupied(), vec![Action::PowerOn]),
             Phase::Present => (
                 Slot::occupied(),
                 if self.link_active() {
@@ -347,7 +352,9 @@ impl Slot {
     fn stop_timer(&self) -> Vec<Action> {
         match self.phase {
             Phase::EjectWaiting | Phase::Ejecting => vec![Action::StopTimer],
-            Phase::Empty | Phase::Present | Phase::EjectOverdue => Vec::new(),
+            Phase::Empty | Phase::Gone | Phase::Queued | Phase::Present | Phase::EjectOverdue => {
+                Vec::new()
+            }
         }
     }
 }
@@ -359,7 +366,7 @@ fn let_go(control: u16) -> bool {
 
 fn power_on_control(phase: Phase) -> u16 {
     match phase {
-        Phase::Empty => SLTCTL_AIC_OFF | SLTCTL_PIC_OFF | SLTCTL_PCC,
+        Phase::Empty | Phase::Gone | Phase::Queued => SLTCTL_AIC_OFF | SLTCTL_PIC_OFF | SLTCTL_PCC,
         Phase::Present | Phase::EjectWaiting | Phase::Ejecting | Phase::EjectOverdue => {
             SLTCTL_AIC_OFF | SLTCTL_PIC_ON
         }

@@ -291,8 +291,8 @@ fn free_slot<'a>(tree: &'a Tree, id: &str, place: &Place) -> Result<&'a Port, Ho
         });
     }
     let state = match port.registers.slot().phase() {
-        Phase::Empty => "it is still releasing",
-        Phase::Present => "it holds",
+        Phase::Empty | Phase::Gone => "it is still releasing",
+        Phase::Present | Phase::Queued => "it holds",
         Phase::EjectWaiting | Phase::Ejecting | Phase::EjectOverdue => "the guest is letting go of",
     };
     match bus.functions().next() {

@@ -199,6 +199,10 @@ fn plug_before_the_guest_listens_raises_the_interrupt_when_it_enables_it() {
     );
 }
 
+fn has_device(slot: &Slot) -> bool {
+    !matches!(slot.phase(), Phase::Empty | Phase::Gone)
+}
+
 #[test]
 fn any_sequence_of_events_releases_at_most_once_per_device() {
     let events = [
@@ -218,8 +222,7 @@ fn any_sequence_of_events_releases_at_most_once_per_device() {
             .flat_map(|(slot, devices)| {
                 events.iter().map(move |event| {
                     let (next, actions) = slot.on(*event);
-                    let arrived =
-                        i32::from(slot.phase() == Phase::Empty && next.phase() != Phase::Empty);
+                    let arrived = i32::from(!has_device(slot) && has_device(&next));
                     let left = actions
                         .iter()
                         .filter(|action| **action == Action::Release)
@@ -229,7 +232,7 @@ fn any_sequence_of_events_releases_at_most_once_per_device() {
             })
             .collect();
         for (slot, devices) in &frontier {
-            assert_eq!(*devices, i32::from(slot.phase() != Phase::Empty));
+            assert_eq!(*devices, i32::from(has_device(slot)));
         }
         frontier.dedup();
     }
@@ -243,4 +246,50 @@ fn plug_interrupts_linux_which_listens_to_the_link_and_not_to_presence() {
     let (empty, _) = empty.on(Event::StatusWritten(SLTSTA_EVENTS));
     let (_, actions) = empty.on(Event::Occupied);
     assert_eq!(actions, [Action::Interrupt]);
+}
+
+#[test]
+fn device_plugged_before_the_guest_is_done_with_a_vanished_one_is_not_let_go_of() {
+    let (slot, actions) = driven(SLTCTL_PIC_ON).on(Event::Vanished);
+    assert!(actions.contains(&Action::Release));
+    assert_eq!(slot.phase(), Phase::Gone);
+    let (slot, actions) = slot.on(Event::Occupied);
+    assert_eq!((slot.phase(), actions), (Phase::Queued, Vec::new()));
+    assert_eq!(
+        slot.status() & SLTSTA_PDS,
+        0,
+        "the guest does not see it yet"
+    );
+    // Linux turns power off first, the indicator a second later.
+    let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_ON | SLTCTL_PCC));
+    assert!(!actions.contains(&Action::Release));
+    let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC));
+    assert!(!actions.contains(&Action::Release), "{actions:?}");
+    assert_eq!(slot.phase(), Phase::Present);
+    assert_ne!(slot.status() & SLTSTA_PDS, 0);
+    let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_ON));
+    assert!(slot.link_active() && actions.contains(&Action::PowerOn));
+}
+
+#[test]
+fn device_that_waits_for_the_guest_leaves_at_once() {
+    let (slot, _) = driven(SLTCTL_PIC_ON).on(Event::Vanished);
+    let (slot, _) = slot.on(Event::Occupied);
+    for event in [Event::EjectRequested, Event::Vanished] {
+        let (slot, actions) = slot.on(event);
+        assert_eq!(
+            (slot.phase(), actions),
+            (Phase::Gone, vec![Action::Release])
+        );
+    }
+    let (slot, _) = slot.on(Event::MachineReset);
+    assert!(slot.link_active(), "a reset gives it to the guest");
+}
+
+#[test]
+fn guest_that_is_done_with_a_vanished_device_has_an_empty_slot() {
+    let (slot, _) = driven(SLTCTL_PIC_ON).on(Event::Vanished);
+    let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC));
+    assert_eq!(slot.phase(), Phase::Empty);
+    assert!(!actions.contains(&Action::Release));
 }
