@@ -28,7 +28,7 @@ fn guest_with_memory_above_4_gib_uses_the_device() -> Result<()> {
     )?;
     let report = vm.finish()?.succeeded()?;
     assert!(
-        report.number("MEMORY-KIB")? > 3200 << 10,
+        report.number("MEMORY-KIB")? > 3072 << 10,
         "{}",
         report.output()
     );
