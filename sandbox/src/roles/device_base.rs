@@ -61,6 +61,8 @@ fn messages() -> Vec<Rule> {
         Rule::syscall(libc::SYS_getsockopt, "listener: who the client is"),
         Rule::syscall(libc::SYS_setsockopt, "session: deadlines of a connection")
             .arg(1, Arg::Equals(SOL_SOCKET)),
+        Rule::syscall(libc::SYS_socketpair, "session: the client's second socket")
+            .arg(0, Arg::Equals(AF_UNIX)),
         Rule::syscall(libc::SYS_geteuid, "listener: who we are"),
         Rule::syscall(libc::SYS_shutdown, "session: end a connection"),
         Rule::syscall(libc::SYS_read, "eventfds, signalfd"),
@@ -169,3 +171,4 @@ fn descriptors() -> Vec<Rule> {
 
 const PROT_EXEC: u64 = libc::PROT_EXEC.unsigned_abs() as u64;
 const SOL_SOCKET: u64 = libc::SOL_SOCKET.unsigned_abs() as u64;
+const AF_UNIX: u64 = libc::AF_UNIX.unsigned_abs() as u64;
