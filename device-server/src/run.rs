@@ -224,10 +224,11 @@ fn open(devices: Devices) -> Result<Vec<Opened>, RunError> {
             };
             let (hosts, endpoints): (Vec<_>, Vec<_>) = devices.into_iter().unzip();
             let backends = crate::backends::vfio::open(&hosts, &options)?;
-            // The hardware does the DMA: no message ever, so no second socket for them.
+            // The hardware does the DMA, so the second socket stays silent. It is there all the same: a client that has it
+            // need not look at the first one whenever an answer comes.
             let configs = hosts
                 .iter()
-                .map(|host| ServeConfig::new(host.to_string(), false));
+                .map(|host| ServeConfig::new(host.to_string(), true));
             let devices = configs.zip(backends).zip(endpoints);
             Ok(devices
                 .map(|((config, backend), endpoint)| (config, backend, endpoint))

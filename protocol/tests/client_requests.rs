@@ -348,6 +348,20 @@ fn twin_requests_are_answered_on_the_twin_while_we_wait() {
 }
 
 #[test]
+fn twin_requests_are_answered_by_service_where_accesses_rely_on_it() {
+    let client = Arc::new(twin(|peer, twin| {
+        let write = peer.recv();
+        assert_eq!(dma_read(twin, 0, 4).body.len(), 20);
+        peer.answer(&write, &write.body[..16]);
+    }));
+    client.rely_on_service().unwrap();
+    let served = Arc::clone(&client);
+    std::thread::spawn(move || while served.service().is_ok() {});
+    client.region_write(RegionIndex::BAR0, 0, &[1; 4]).unwrap();
+    client.shutdown();
+}
+
+#[test]
 fn t20_request_on_the_main_socket_beside_a_twin_loses_the_device() {
     let client = twin(|peer, _twin| {
         peer.recv();

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 
 use cpus::Cpus;
 use figures::{Figures, Limit};
+use ours::{Deadlines, Ours};
 
 const USAGE: &str = "usage: bulkhead-round-trip ROUNDS JSON-FILE";
 /// Round trips of one run, and messages of one one-way run.
@@ -67,14 +68,14 @@ fn measure(rounds: usize, json: &str) -> Result<()> {
 }
 
 const READ_RATIO: &str = "4-byte read p50, ours / ping-pong";
-const RELYING_RATIO: &str = "4-byte read p50, ours relying / ping-pong";
+const TIMERS_RATIO: &str = "4-byte read p50, ours with timers / ping-pong";
 const POSTED_RATIO: &str = "posted writes, ours / bare";
 
 struct Peers {
     ping_pong: bare::Child,
     stream: bare::Child,
-    ours: ours::Ours,
-    relying: ours::Ours,
+    ours: Ours,
+    with_timers: Ours,
     theirs: crate_peer::Crate,
 }
 
@@ -83,8 +84,8 @@ impl Peers {
         Ok(Self {
             ping_pong: bare::Child::start("echo")?,
             stream: bare::Child::start("sink")?,
-            ours: ours::Ours::start(false)?,
-            relying: ours::Ours::start(true)?,
+            ours: Ours::start(Deadlines::Watched)?,
+            with_timers: Ours::start(Deadlines::Timers)?,
             theirs: crate_peer::Crate::start()?,
         })
     }
@@ -94,7 +95,7 @@ impl Peers {
             self.ping_pong.pid(),
             self.stream.pid(),
             self.ours.pid(),
-            self.relying.pid(),
+            self.with_timers.pid(),
             self.theirs.pid(),
         ]
     }
@@ -103,20 +104,20 @@ impl Peers {
         let at = cpus.name();
         let bare = Times::of(|| self.ping_pong.ping_pong())?;
         let ours = Times::of(|| self.ours.read())?;
-        let relying = Times::of(|| self.relying.read())?;
+        let with_timers = Times::of(|| self.with_timers.read())?;
         let theirs = Times::of(|| self.theirs.read())?;
         for (name, times) in [
             ("ping-pong", &bare),
             ("ours", &ours),
-            ("ours, relying on the event loop", &relying),
+            ("ours, a timer in each read", &with_timers),
             ("vfio_user crate", &theirs),
         ] {
             figures.add(&format!("{name} p50, {at}"), "us", times.p50);
             figures.add(&format!("{name} p99, {at}"), "us", times.p99);
         }
         figures.add(&format!("{READ_RATIO}, {at}"), "", ours.p50 / bare.p50);
-        let name = format!("{RELYING_RATIO}, {at}");
-        figures.add(&name, "", relying.p50 / bare.p50);
+        let name = format!("{TIMERS_RATIO}, {at}");
+        figures.add(&name, "", with_timers.p50 / bare.p50);
         let p99 = format!("4-byte read p99, ours / ping-pong, {at}");
         figures.add(&p99, "", ours.p99 / bare.p99);
         let name = format!("4-byte read p50, vfio_user crate / ping-pong, {at}");

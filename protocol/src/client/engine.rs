@@ -250,9 +250,10 @@ impl Engine {
         }
     }
 
-    /// With a twin socket, waits on both and serves the twin until the main one has something.
+    /// With a twin socket, waits on both and serves the twin until the main one has something. Not where an event loop
+    /// serves it.
     fn await_main(&self, receiver: &FrameReceiver, ticket: &Ticket) -> Result<(), LostCause> {
-        let Some(twin) = &self.twin else {
+        let Some(twin) = self.twin.as_ref().filter(|_| self.clock.get().is_none()) else {
             return Ok(());
         };
         while !receiver.has_buffered() {

@@ -138,7 +138,8 @@ impl Client {
 
     /// From now on reads and writes of regions have no timer of their own, which makes them a tenth faster: their
     /// deadline holds only, to within [`limits::WATCH_PERIOD`], while another thread polls [`Self::poll_fd`] and calls
-    /// [`Self::service`]. Queries, maps and resets keep theirs. For a VMM, once its event loop runs.
+    /// [`Self::service`]. Queries, maps and resets keep theirs. A twin socket is served by [`Self::service`] alone. For a
+    /// VMM, once such a thread runs; one that itself accesses the device will not do.
     ///
     /// # Errors
     /// The kernel gives no timer; nothing has changed. A second call is refused.

@@ -12,7 +12,7 @@ use crate::address_space::AddressSpaces;
 use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::hotplug::supervisor::Supervisor;
-use crate::hotplug::{Devices, Machine};
+use crate::hotplug::{Devices, Machine, watch_connections};
 use crate::kvm::vcpu_set::VcpuContext;
 use crate::kvm::{Vcpu, VcpuSet, Vm};
 use crate::machine::boot::BootFiles;
@@ -80,7 +80,7 @@ impl Board {
         let machine = Machine {
             pci: Arc::clone(&pci),
             services,
-            events: Arc::clone(&events),
+            events: watch_connections().map_err(io("Watch connections"))?,
             supervisor: supervisor.map_err(io("Listen to the supervisor"))?,
             tell: Box::new(move |event| qmp.send(event)),
         };
