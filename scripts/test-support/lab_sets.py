@@ -35,7 +35,7 @@ MANUAL_DEVICE = (
 
 # For eight slots at once.
 EIGHT_CONTROLLERS = tuple(
-    word for number in range(8) for word in ("--device", f"nvme,serial=eight{number},addr={0x10 + number:x}")
+    word for number in range(8) for word in ("--device", f"nvme,serial=eight{number},bus=pcie.0,addr={0x10 + number:x}")
 )
 
 
