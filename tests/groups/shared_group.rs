@@ -68,7 +68,7 @@ fn one_server_serves_two_devices_of_a_group() -> Result<()> {
     let a = format!("vfio-user-pci,socket={a},id=a,bus=pcie.0,addr=0x03,allow-no-reset=on");
     let b = format!("vfio-user-pci,socket={b},id=b,bus=pcie.0,addr=0x04,allow-no-reset=on");
     let guest = guest_with_cards_at("0000:00:03.0", "0000:00:04.0");
-    let report = Vm::start(&["-m", "512M", "-device", &a, "-device", &b], &guest)?
+    let report = Vm::start(&["-m", "256M", "-device", &a, "-device", &b], &guest)?
         .finish()?
         .succeeded()?;
     assert_eq!(report.value("B-READ")?, "from-a");
@@ -91,7 +91,7 @@ fn supervisor_starts_one_server_for_a_group() -> Result<()> {
     );
     let b = format!("vfio-pci,host={SERIAL_B},id=b,bus=pcie.0,addr=0x03.0x1,allow-no-reset=on");
     let guest = guest_with_cards_at("0000:00:03.0", "0000:00:03.1");
-    let vm = Vm::start(&["-m", "512M", "-device", &a, "-device", &b], &guest)?;
+    let vm = Vm::start(&["-m", "256M", "-device", &a, "-device", &b], &guest)?;
     vm.wait_for_line("GUEST-READY")?;
     assert_eq!(
         vm.device_server_pids()?.len(),

@@ -26,7 +26,7 @@ fn e1000e_exchanges_packets_with_msix() -> Result<()> {
     HostDevice::at(E1000E).give_to_vfio()?;
     let device = format!("vfio-pci,host={E1000E},id=net,bus=pcie.0,addr=0x03.0x0");
     let guest = Guest::running(PING).with_all_drivers();
-    let report = Vm::start(&["-smp", "2", "-m", "512M", "-device", &device], &guest)?
+    let report = Vm::start(&["-smp", "2", "-m", "256M", "-device", &device], &guest)?
         .finish()?
         .succeeded()?;
     assert!(
@@ -52,7 +52,7 @@ fn e1000e_without_msi_exchanges_packets_with_intx() -> Result<()> {
     HostDevice::at(E1000E).give_to_vfio()?;
     let device = format!("vfio-pci,host={E1000E},id=net,bus=pcie.0,addr=0x03");
     let guest = Guest::running(PING).with_all_drivers().append("pci=nomsi");
-    let report = Vm::start(&["-m", "512M", "-device", &device], &guest)?
+    let report = Vm::start(&["-m", "256M", "-device", &device], &guest)?
         .finish()?
         .succeeded()?;
     assert!(

@@ -42,7 +42,7 @@ fn cost_of_reads(device_options: &str) -> Result<Cost> {
         "vfio-user-pci,socket={counted_socket},id=nvme,bus=pcie.0,addr=0x03{device_options}"
     );
     let mut vm = Vm::start(
-        &["-smp", "2", "-m", "512M", "-device", &device],
+        &["-smp", "2", "-m", "256M", "-device", &device],
         &Guest::running(READ_1000_BLOCKS),
     )?;
     let vmm = vm.vmm_pid()?;

@@ -16,7 +16,7 @@ fn running_vm() -> Result<Vm> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
     let vm = Vm::start(
-        &["-m", "512M", "-device", &device],
+        &["-m", "256M", "-device", &device],
         &Guest::running(USE_THE_DISK),
     )?;
     vm.wait_for_mark("running")?;

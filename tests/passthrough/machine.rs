@@ -16,7 +16,7 @@ fn guest_with_cpus(cpus: &str) -> Result<GuestReport> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
     Vm::start(
-        &["-smp", cpus, "-m", "512M", "-device", &device],
+        &["-smp", cpus, "-m", "256M", "-device", &device],
         &Guest::running(COUNT_CPUS),
     )?
     .finish()?
@@ -70,7 +70,7 @@ fn reboot_of_guest_keeps_the_device_working() -> Result<()> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
     let vm = Vm::start_that_reboots(
-        &["-smp", "2", "-m", "512M", "-device", &device],
+        &["-smp", "2", "-m", "256M", "-device", &device],
         &Guest::running(REBOOT_ONCE),
     )?;
     let report = vm.finish()?.succeeded()?;

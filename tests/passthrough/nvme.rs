@@ -23,7 +23,7 @@ fn nvme_of_supervisor_is_read_with_msix() -> Result<()> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03.0x0");
     let vm = Vm::start(
-        &["-smp", "2", "-m", "512M", "-device", &device],
+        &["-smp", "2", "-m", "256M", "-device", &device],
         &Guest::running(READ_PATTERN),
     )?;
     let report = vm.finish()?.succeeded()?;
@@ -44,7 +44,7 @@ fn nvme_of_separate_server_is_read_with_msix() -> Result<()> {
     let _server = DeviceServer::vfio(NVME, &socket)?;
     let device = format!("vfio-user-pci,socket={socket},id=nvme,bus=pcie.0,addr=0x03");
     let vm = Vm::start(
-        &["-smp", "2", "-m", "512M", "-device", &device],
+        &["-smp", "2", "-m", "256M", "-device", &device],
         &Guest::running(READ_PATTERN),
     )?;
     let report = vm.finish()?.succeeded()?;
@@ -59,7 +59,7 @@ fn nvme_without_msi_is_read_with_intx() -> Result<()> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
     let guest = Guest::running(READ_PATTERN).append("pci=nomsi");
-    let report = Vm::start(&["-smp", "2", "-m", "512M", "-device", &device], &guest)?
+    let report = Vm::start(&["-smp", "2", "-m", "256M", "-device", &device], &guest)?
         .finish()?
         .succeeded()?;
     assert_eq!(report.value("MIDDLE")?, record_in_hex(5000));
@@ -75,7 +75,7 @@ fn nvme_behind_root_port_is_read() -> Result<()> {
     let port = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.1,addr=0x0");
     let vm = Vm::start(
-        &["-m", "512M", "-device", port, "-device", &device],
+        &["-m", "256M", "-device", port, "-device", &device],
         &Guest::running(READ_PATTERN),
     )?;
     let report = vm.finish()?.succeeded()?;
@@ -100,7 +100,7 @@ fn nvme_write_of_guest_is_seen_by_host() -> Result<()> {
     nvme.give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
     Vm::start(
-        &["-m", "512M", "-device", &device],
+        &["-m", "256M", "-device", &device],
         &Guest::running(COPY_16_BLOCKS),
     )?
     .finish()?

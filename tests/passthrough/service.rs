@@ -23,7 +23,7 @@ fn server_serves_one_vm_after_the_other() -> Result<()> {
     let server = DeviceServer::vfio(NVME, &socket)?;
     let files_before = open_files(server.pid())?;
     let device = format!("vfio-user-pci,socket={socket},id=nvme,bus=pcie.0,addr=0x03");
-    let arguments = ["-m", "512M", "-device", &device];
+    let arguments = ["-m", "256M", "-device", &device];
     for _ in ["first", "second"] {
         let report = Vm::start(&arguments, &Guest::running(READ_BLOCK))?
             .finish()?
@@ -62,7 +62,7 @@ fn server_takes_the_next_client_after_a_vmm_was_killed() -> Result<()> {
     let socket = scratch.file("nvme.sock");
     let server = DeviceServer::vfio(NVME, &socket)?;
     let device = format!("vfio-user-pci,socket={socket},id=nvme,bus=pcie.0,addr=0x03");
-    let arguments = ["-m", "512M", "-device", &device];
+    let arguments = ["-m", "256M", "-device", &device];
     let killed = Vm::start(
         &arguments,
         &Guest::running("wait_for /dev/nvme0n1\npause running"),

@@ -54,7 +54,7 @@ fn two_groups_behind_root_ports_keep_their_addresses() -> Result<()> {
     let nvme = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.1,addr=0x0");
     let net = format!("vfio-pci,host={E1000E},id=net,bus=pcie.2,addr=0x0");
     let arguments = [
-        ["-m", "512M"],
+        ["-m", "256M"],
         [
             "-device",
             "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1",
@@ -82,7 +82,7 @@ fn two_groups_as_functions_of_one_slot_work() -> Result<()> {
     let nvme = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03.0x0,multifunction=on");
     let net = format!("vfio-pci,host={E1000E},id=net,bus=pcie.0,addr=0x03.0x1");
     let guest = Guest::running(USE_BOTH).with_all_drivers();
-    let report = Vm::start(&["-m", "512M", "-device", &nvme, "-device", &net], &guest)?
+    let report = Vm::start(&["-m", "256M", "-device", &nvme, "-device", &net], &guest)?
         .finish()?
         .succeeded()?;
     assert_both_work(&report)?;
