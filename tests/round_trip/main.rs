@@ -14,7 +14,7 @@ mod ours;
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use cpus::Cpus;
 use figures::{Figures, Limit};
@@ -39,6 +39,7 @@ fn main() -> Result<()> {
 }
 
 fn measure(rounds: usize, json: &str) -> Result<()> {
+    ensure!(rounds > 0, USAGE);
     let mut peers = Peers::start()?;
     let mut figures = Figures::default();
     for cpus in Cpus::both()? {
