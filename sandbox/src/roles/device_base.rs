@@ -32,14 +32,26 @@ pub fn limits(descriptors: u64, log_to_file: bool) -> Vec<Limit> {
     limits
 }
 
-/// System calls. No open, socket, connect, clone, execve, ptrace, prctl, io_uring; no dup2 and dup3, so that the numbers
+/// System calls. No socket, connect, clone, execve, ptrace, prctl, io_uring; no dup2 and dup3, so that the numbers
 /// which roles pin stay what they are.
 pub fn rules() -> Vec<Rule> {
     let mut rules = messages();
     rules.extend(memory());
     rules.extend(waiting());
     rules.extend(descriptors());
+    // One filter allows what the other then refuses.
+    rules.extend(refused());
     rules
+}
+
+/// What is refused with EPERM instead of death: glibc itself tries it, at a moment that nobody chooses. When it gives the
+/// end of a thread's heap back it looks for /proc/sys/vm/overcommit_memory (malloc/arena.c, `shrink_heap`), and it lives
+/// well with a no.
+pub fn refused() -> Vec<Rule> {
+    vec![
+        Rule::syscall(libc::SYS_openat, "allocator: the kernel's overcommit mode"),
+        Rule::syscall(libc::SYS_open, "allocator: the same, as older libcs ask"),
+    ]
 }
 
 fn messages() -> Vec<Rule> {
@@ -86,6 +98,10 @@ fn memory() -> Vec<Rule> {
         Rule::syscall(libc::SYS_mremap, "allocator: grow a large block"),
         Rule::syscall(libc::SYS_madvise, "allocator; end of a thread"),
         Rule::syscall(libc::SYS_brk, "allocator"),
+        Rule::syscall(
+            libc::SYS_sched_getaffinity,
+            "allocator: how many arenas are worth having",
+        ),
     ]
 }
 

@@ -137,5 +137,5 @@ fn refused_rules(descriptors: &VfioDescriptors) -> Vec<Rule> {
         )
         .arg(0, Arg::Equals(fd.unsigned_abs().into()))
     });
-    refused.collect()
+    refused.chain(device_base::refused()).collect()
 }
