@@ -55,6 +55,8 @@ class LabSet:
     only: tuple = ()
     skip: tuple = ()
     timeout: int = 1200
+    # Only with --long: what other sets show already, on one more kernel.
+    long: bool = False
 
 
 SETS = (
@@ -65,7 +67,7 @@ SETS = (
     LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",)),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=SERIAL_PAIR),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
-    LabSet("host 7", "7", ("host",), memory=2048, options=HOST),
+    LabSet("host 7", "7", ("host",), memory=2048, options=HOST, long=True),
     LabSet("host without IOMMU", "6.1", ("host-without-iommu",), memory=2048, options=("--iommu", "none")),
 )
 
