@@ -70,7 +70,8 @@ wait_until grep -q keeping /tmp/keep
 status=0; wait $server || status=$?
 tail -n 2 /tmp/kept.log
 [ $status = 1 ] || fail "the server ended with $status"
-grep -q "still maps a BAR.*pid: $client" /tmp/kept.log || fail "the culprit is not named"
+# The sandboxed server has no /proc to name the culprit; the next start does, below.
+grep -q "it is not given to another" /tmp/kept.log || fail "the reason is not named"
 [ ! -e /tmp/k.sock ] || fail "the socket file is left"
 refused "group 1 is served already by pid $client (vfio-probe)" bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/k.sock
 kill -9 $client
