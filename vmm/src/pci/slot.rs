@@ -257,9 +257,11 @@ impl Slot {
         };
         let mut actions = Vec::new();
         let lets_go = let_go(control) && !let_go(self.control);
+        // A driver that has left the slot will not turn it off any more.
+        let is_done = lets_go || !next.guest_listens();
         match self.phase {
-            Phase::Gone if lets_go => next.phase = Phase::Empty,
-            Phase::Queued if lets_go => {
+            Phase::Gone if is_done => next.phase = Phase::Empty,
+            Phase::Queued if is_done => {
                 next.phase = Phase::Empty;
                 let (next, more) = next.occupy();
                 actions.extend(more);

@@ -213,6 +213,7 @@ fn any_sequence_of_events_releases_at_most_once_per_device() {
         Event::ControlWritten(PCIEHP | SLTCTL_PIC_ON),
         Event::ControlWritten(PCIEHP | SLTCTL_PIC_BLINK),
         Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC),
+        Event::ControlWritten(SLTCTL_PIC_ON),
         Event::MachineReset,
     ];
     let mut frontier = vec![(Slot::empty(), 0_i32)];
@@ -292,4 +293,16 @@ fn guest_that_is_done_with_a_vanished_device_has_an_empty_slot() {
     let (slot, actions) = slot.on(Event::ControlWritten(PCIEHP | SLTCTL_PIC_OFF | SLTCTL_PCC));
     assert_eq!(slot.phase(), Phase::Empty);
     assert!(!actions.contains(&Action::Release));
+}
+
+#[test]
+fn guest_whose_driver_leaves_the_slot_is_done_with_a_vanished_device() {
+    let unbound = Event::ControlWritten(SLTCTL_AIC_OFF | SLTCTL_PIC_ON);
+    let (gone, _) = driven(SLTCTL_PIC_ON).on(Event::Vanished);
+    assert_eq!(gone.on(unbound).0.phase(), Phase::Empty);
+
+    let (queued, _) = gone.on(Event::Occupied);
+    let (slot, actions) = queued.on(unbound);
+    assert_eq!(slot.phase(), Phase::Present);
+    assert!(!actions.contains(&Action::Release), "{actions:?}");
 }
