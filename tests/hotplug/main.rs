@@ -1,6 +1,6 @@
 //! Devices come and go while the guest runs, by the operator's QMP commands and by the guest's own doing.
 //!
-//! All of it runs in the lab, but for `qmp_socket`. Lab machine: the standard one.
+//! All of it runs in the lab, on machines that scripts/test-support/lab_sets.py describes.
 
 mod machine;
 mod manual;

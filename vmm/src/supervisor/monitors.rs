@@ -1,12 +1,12 @@
 //! Listens where QMP clients connect, for the VMM.
 //!
 //! A Unix socket has mode 0600, and its file goes away with the VM. A socket that the operator opened must be
-//! listening already.
+//! listening already. None blocks who accepts from it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::MonitorConfig;
 
@@ -59,16 +59,14 @@ pub(super) fn listen(
                         MonitorError::Unix { path, source }
                     }
                 };
-                let (listener, file) = SocketFile::listen_for(path, BACKLOG).map_err(refuse)?;
+                let (listener, file) = unix(path).map_err(refuse)?;
                 files.push(file);
                 listener
             }
-            MonitorConfig::Tcp(address) => TcpListener::bind(address)
-                .map_err(|source| MonitorError::Tcp {
-                    address: *address,
-                    source,
-                })?
-                .into(),
+            MonitorConfig::Tcp(address) => tcp(address).map_err(|source| MonitorError::Tcp {
+                address: *address,
+                source,
+            })?,
             MonitorConfig::Fd(number) => {
                 inherited(*number).map_err(|source| MonitorError::Inherited {
                     number: *number,
@@ -80,17 +78,31 @@ pub(super) fn listen(
     Ok(listeners)
 }
 
+fn unix(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
+    let (listener, file) = SocketFile::listen_for(path, BACKLOG)?;
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    Ok((listener, file))
+}
+
+fn tcp(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener.into())
+}
+
 fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     let socket = sandbox::sys::adopt_fd(number)?;
-    if rustix::net::sockopt::socket_acceptconn(&socket)? {
-        Ok(socket)
-    } else {
-        Err(io::ErrorKind::InvalidInput.into())
+    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    // Somebody else may accept from it too, and take the client that this process was woken for.
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::IntoRawFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
@@ -107,6 +119,25 @@ mod tests {
         let _clients = [(); 4].map(|()| UnixStream::connect(&path).unwrap());
         drop(files);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn accepting_where_nobody_waits_blocks_on_no_kind_of_socket() {
+        let path = std::env::temp_dir().join(format!("bulkhead-qmp-none-{}", std::process::id()));
+        let opened = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::io::fcntl_setfd(&opened, rustix::io::FdFlags::empty()).unwrap();
+        let monitors = [
+            MonitorConfig::Unix(path),
+            MonitorConfig::Tcp("127.0.0.1:0".parse().unwrap()),
+            MonitorConfig::Fd(opened.into_raw_fd()),
+        ];
+        let mut files = Vec::new();
+        for listener in listen(&monitors, &mut files).unwrap() {
+            assert_eq!(
+                rustix::net::accept(&listener).unwrap_err(),
+                rustix::io::Errno::AGAIN
+            );
+        }
     }
 
     #[test]
