@@ -29,7 +29,7 @@ use crate::pci::PciError;
 use crate::qmp::commands::Context;
 use crate::qmp::events::{Event, ShutdownCause};
 use crate::qmp::machine::RunControl;
-use crate::qmp::server::{CommandQueue, Server};
+use crate::qmp::server::{CommandQueues, Server};
 
 use self::board::Board;
 pub use self::inherited::{InheritError, Inherited};
@@ -204,7 +204,7 @@ impl Service {
         config: &Config,
         board: &Board,
         listeners: Vec<OwnedFd>,
-        commands: CommandQueue,
+        commands: CommandQueues,
     ) -> Result<(), RunError> {
         let control = Arc::new(Control {
             processors: Arc::clone(&board.vcpus),

@@ -74,6 +74,11 @@ pub(super) fn run(context: &Context, request: Request) -> Result<Outcome, QmpErr
     Ok(outcome)
 }
 
+/// Whether a command asks a device server, so that others should not wait for it.
+pub(super) fn is_slow(command: &str) -> bool {
+    matches!(command, "device_add" | "query-pci")
+}
+
 struct Command {
     name: &'static str,
     arguments: Shape,

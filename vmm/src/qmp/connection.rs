@@ -1,46 +1,33 @@
-//! One QMP client, without its socket: bytes in, steps for the command thread out, answers and events to send.
+//! One QMP client, without its socket: bytes in, requests for the command threads out, answers and events to send.
 //!
 //! Spec: QMP §2.2 (greeting), §4 (capability negotiation mode). Before `qmp_capabilities` no other command runs and no
-//! event is sent. Answers come in the order of the requests, so what is wrong with a request is a step like any other.
-//! Limits: [`MAX_STEPS_IN_FLIGHT`]; [`MAX_OUTPUT_BYTES`] queued for a client that does not read, then it is dropped.
+//! event is sent. One request runs at a time, so answers come in the order of the requests.
+//! Limits: [`MAX_REQUEST_BYTES`] of requests that wait; nothing is taken while [`PAUSE_OUTPUT_BYTES`] of answers wait for
+//! a client that does not read, and at [`MAX_OUTPUT_BYTES`], with events, it is dropped.
 
 use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use super::envelope::{Request, answer};
+use super::envelope::{BadRequest, Request, answer};
 use super::errors::QmpError;
 use super::json_stream::{JsonStream, MAX_REQUEST_BYTES, Piece};
 
 #[cfg(test)]
 mod tests;
 
-/// Requests taken from one client before its first answer; reading stops until there is room (QEMU's
-/// `QMP_REQ_QUEUE_LEN_MAX`).
-pub(super) const MAX_STEPS_IN_FLIGHT: usize = 8;
+/// Bytes queued for one client (64 KiB) at which nothing more is done for it until it reads. Why: answers to junk are
+/// longer than the junk, and a client that writes first and reads later is no reason to drop it.
+pub(super) const PAUSE_OUTPUT_BYTES: usize = 64 << 10;
 /// Bytes queued for one client (1 MiB): some thousand events. Why bounded: a client may never read.
 pub(super) const MAX_OUTPUT_BYTES: usize = 1 << 20;
-
-/// What the command thread does next for a client.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
-    /// Run this command and answer.
-    Run(Request),
-    /// Answer with this error.
-    Refuse {
-        /// The request's id, where it had one.
-        id: Option<Value>,
-        /// What is wrong with it.
-        error: QmpError,
-    },
-}
 
 /// One client.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: JsonStream,
     negotiated: bool,
-    steps_in_flight: usize,
+    request_runs: bool,
     unread: VecDeque<u8>,
     output: VecDeque<u8>,
 }
@@ -51,7 +38,7 @@ impl Connection {
         let mut connection = Connection {
             stream: JsonStream::new(),
             negotiated: false,
-            steps_in_flight: 0,
+            request_runs: false,
             unread: VecDeque::new(),
             output: VecDeque::new(),
         };
@@ -64,31 +51,40 @@ impl Connection {
         self.unread.extend(bytes);
     }
 
-    /// The next step that may be taken now; None when the client has sent nothing whole or has enough in flight.
-    pub(super) fn next_step(&mut self) -> Option<Step> {
-        if self.steps_in_flight >= MAX_STEPS_IN_FLIGHT {
-            return None;
+    /// The next request to run; None when the client has sent nothing whole, or waits for an answer, or does not read
+    /// those that it has. What cannot be run is answered here.
+    pub(super) fn next_request(&mut self) -> Option<Request> {
+        while !self.request_runs && self.output.len() < PAUSE_OUTPUT_BYTES {
+            let unread = self.unread.make_contiguous();
+            let before = unread.len();
+            let mut rest: &[u8] = unread;
+            let piece = self.stream.push(&mut rest);
+            let taken = before - rest.len();
+            self.unread.drain(..taken);
+            match self.judge(piece?) {
+                Ok(request) => {
+                    self.request_runs = true;
+                    return Some(request);
+                }
+                Err(bad) => self.queue(&answer(bad.id.as_ref(), Err(bad.error))),
+            }
         }
-        let unread = self.unread.make_contiguous();
-        let before = unread.len();
-        let mut rest: &[u8] = unread;
-        let piece = self.stream.push(&mut rest);
-        let taken = before - rest.len();
-        self.unread.drain(..taken);
-        let step = self.judge(piece?);
-        self.steps_in_flight += 1;
-        Some(step)
+        None
     }
 
     /// Whether more bytes should be read from the client.
     pub(super) fn wants_input(&self) -> bool {
-        self.unread.len() < MAX_REQUEST_BYTES && self.steps_in_flight < MAX_STEPS_IN_FLIGHT
+        self.unread.len() < MAX_REQUEST_BYTES
     }
 
-    /// The outcome of the oldest step.
+    /// The outcome of the request that runs; the next one waits for [`Self::request_ended`].
     pub(super) fn answer(&mut self, id: Option<&Value>, outcome: Result<Value, QmpError>) {
-        self.steps_in_flight = self.steps_in_flight.saturating_sub(1);
         self.queue(&answer(id, outcome));
+    }
+
+    /// All that the request leads to is done.
+    pub(super) fn request_ended(&mut self) {
+        self.request_runs = false;
     }
 
     /// An event, for a client that has negotiated.
@@ -110,7 +106,7 @@ impl Connection {
 
     /// Nothing is left to run or to send.
     pub(super) fn is_idle(&self) -> bool {
-        self.steps_in_flight == 0 && self.output.is_empty()
+        !self.request_runs && self.output.is_empty()
     }
 
     /// The client does not read what it is sent: drop it.
@@ -118,32 +114,18 @@ impl Connection {
         self.output.len() > MAX_OUTPUT_BYTES
     }
 
-    fn judge(&mut self, piece: Piece) -> Step {
-        let text = match piece {
-            Piece::Value(text) => text,
-            Piece::TooLong => {
-                return Step::Refuse {
-                    id: None,
-                    error: QmpError::too_long(MAX_REQUEST_BYTES),
-                };
-            }
-        };
-        match Request::parse(&text) {
-            Ok(request) => self.admit(request),
-            Err(bad) => {
-                if bad.out_of_step {
-                    self.stream.skip_line();
-                }
-                Step::Refuse {
-                    id: bad.id,
-                    error: bad.error,
-                }
-            }
+    fn judge(&mut self, piece: Piece) -> Result<Request, BadRequest> {
+        match piece {
+            Piece::Value(text) => self.admit(Request::parse(&text)?),
+            Piece::Broken(why) => Err(BadRequest {
+                id: None,
+                error: QmpError::broken(why),
+            }),
         }
     }
 
     /// Negotiation comes first, once.
-    fn admit(&mut self, request: Request) -> Step {
+    fn admit(&mut self, request: Request) -> Result<Request, BadRequest> {
         let negotiates = request.execute == "qmp_capabilities";
         let error = match (self.negotiated, negotiates) {
             (false, false) => QmpError::not_negotiated(),
@@ -151,14 +133,14 @@ impl Connection {
             (false, true) => {
                 // Only a negotiation that will succeed ends the negotiation mode.
                 self.negotiated = capabilities_are_ours(&request);
-                return Step::Run(request);
+                return Ok(request);
             }
-            (true, false) => return Step::Run(request),
+            (true, false) => return Ok(request),
         };
-        Step::Refuse {
+        Err(BadRequest {
             id: request.id,
             error,
-        }
+        })
     }
 
     fn queue(&mut self, value: &Value) {

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::errors::QmpError;
+use super::json_text;
 
 #[cfg(test)]
 mod tests;
@@ -28,24 +29,16 @@ pub(super) struct BadRequest {
     pub id: Option<Value>,
     /// What is wrong.
     pub error: QmpError,
-    /// The text was no JSON: where its value ends is a guess.
-    pub out_of_step: bool,
 }
 
 impl Request {
     /// Reads the envelope.
     pub(super) fn parse(text: &[u8]) -> Result<Request, BadRequest> {
-        let value: Value = serde_json::from_slice(text).map_err(|_| BadRequest {
-            id: None,
-            error: QmpError::not_json(),
-            out_of_step: true,
-        })?;
+        let without_id = |error| BadRequest { id: None, error };
+        let value =
+            json_text::parse(text).map_err(|error| without_id(QmpError::not_json(error)))?;
         let Value::Object(mut members) = value else {
-            return Err(BadRequest {
-                id: None,
-                error: QmpError::not_an_object(),
-                out_of_step: false,
-            });
+            return Err(without_id(QmpError::not_an_object()));
         };
         let id = members.remove("id");
         match Request::members(members) {
@@ -54,11 +47,7 @@ impl Request {
                 arguments,
                 id,
             }),
-            Err(error) => Err(BadRequest {
-                id,
-                error,
-                out_of_step: false,
-            }),
+            Err(error) => Err(BadRequest { id, error }),
         }
     }
 

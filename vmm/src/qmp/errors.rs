@@ -3,7 +3,9 @@
 //! Spec: QMP §2.4.2. QEMU's wording is used where QEMU has the same error, since scripts match on it.
 
 use std::error::Error;
+use std::fmt::Display;
 
+use super::json_stream::{Broken, MAX_REQUEST_BYTES};
 use crate::one_line::one_line;
 
 /// The error class. Everything but the two classes that clients act on is `GenericError`.
@@ -51,16 +53,20 @@ impl QmpError {
         QmpError::generic(one_line(error))
     }
 
-    /// `text` is no JSON.
-    pub fn not_json() -> QmpError {
-        QmpError::generic("JSON parse error, Invalid JSON syntax")
+    /// A text that is no JSON, and what is wrong with it.
+    pub fn not_json(what: impl Display) -> QmpError {
+        QmpError::generic(format!("JSON parse error, {what}"))
     }
 
-    /// A request over the size limit.
-    pub fn too_long(limit_bytes: usize) -> QmpError {
-        QmpError::generic(format!(
-            "JSON parse error, request longer than {limit_bytes} bytes"
-        ))
+    /// Bytes that cannot become a JSON value.
+    pub(super) fn broken(why: Broken) -> QmpError {
+        match why {
+            Broken::TooLong => QmpError::not_json(format_args!(
+                "request longer than {MAX_REQUEST_BYTES} bytes"
+            )),
+            Broken::TooDeep => QmpError::generic("JSON nesting depth limit exceeded"),
+            Broken::Stray(byte) => QmpError::not_json(format_args!("stray byte {byte:#04x}")),
+        }
     }
 
     /// A value that is no object.

@@ -11,8 +11,9 @@
 //! | `machine` | what the commands need of the machine |
 //! | `schema` | what introspection answers |
 //! | `events` | what clients are told unasked |
-//! | `envelope`, `json_stream` | where a request ends and what it is |
+//! | `envelope`, `json_text` | what a request is |
 //! | `errors` | the text and class of every error |
+//! | `json_stream` | where a request ends, and what happens after one that is none |
 
 pub mod server;
 mod connection;
@@ -22,5 +23,6 @@ pub mod machine;
 mod schema;
 pub mod events;
 mod envelope;
-mod json_stream;
+mod json_text;
 pub mod errors;
+mod json_stream;

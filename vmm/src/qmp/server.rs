@@ -1,8 +1,9 @@
 //! The QMP sockets: who is connected, and the two threads that serve them.
 //!
-//! One thread waits for sockets and never runs a command; one thread runs the commands of all clients in the order they
-//! came, so that a slow command delays commands and nothing else. Events may come from any thread: they are queued and
-//! sent as far as the socket takes them without waiting, so no client can delay the machine.
+//! One thread waits for sockets and never runs a command. Two threads run commands, one after another in the order they
+//! came: one those that ask a device server (a `device_add` may take more than a minute), one all others, so that nobody's
+//! `quit` waits for somebody's device. The commands of one client never overtake each other. Events may come from any
+//! thread: they are queued and sent as far as the socket takes them without waiting, so no client can delay the machine.
 //! A client that closes its sending side is still answered (`echo ... | socat`), then dropped.
 //! Limits: [`MAX_CLIENTS`]; per client those of `connection.rs`.
 
@@ -12,13 +13,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
 use super::commands::{self, Context};
-use super::connection::{Connection, Step};
+use super::connection::Connection;
+use super::envelope::Request;
 use super::events::Event;
 use crate::event_loop::{EventLoop, Interest, Token};
 
@@ -27,6 +29,8 @@ mod tests;
 
 /// Clients at once. More are closed after they are accepted.
 pub const MAX_CLIENTS: usize = 16;
+/// Before the next try where a client cannot be accepted, for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes taken from a socket at once.
 const READ_BYTES: usize = 4096;
 
@@ -39,7 +43,8 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     events: EventLoop,
-    steps: Sender<(ClientId, Step)>,
+    quick: Sender<(ClientId, Request)>,
+    slow: Sender<(ClientId, Request)>,
     clients: Mutex<Clients>,
 }
 
@@ -49,6 +54,8 @@ struct ClientId(u64);
 #[derive(Debug, Default)]
 struct Clients {
     next: u64,
+    /// The last try failed, and the operator was told.
+    cannot_accept: bool,
     by_id: BTreeMap<ClientId, Client>,
 }
 
@@ -68,25 +75,31 @@ enum Reading {
 
 impl Server {
     /// A server without sockets or threads: what sends events can be given it before there is a machine to command.
-    pub fn new() -> io::Result<(Server, CommandQueue)> {
-        let (steps, queue) = channel();
+    pub fn new() -> io::Result<(Server, CommandQueues)> {
+        let (quick, quick_steps) = channel();
+        let (slow, slow_steps) = channel();
         let clients = Mutex::new(Clients::default());
         let shared = Arc::new(Shared {
             events: EventLoop::new()?,
-            steps,
+            quick,
+            slow,
             clients,
         });
-        let server = Server {
-            shared: Arc::clone(&shared),
-        };
-        Ok((server, CommandQueue { shared, queue }))
+        let server = Server { shared };
+        Ok((
+            server,
+            CommandQueues {
+                quick: quick_steps,
+                slow: slow_steps,
+            },
+        ))
     }
 
-    /// Takes clients on these listening sockets and runs their commands. Both threads live as long as the process.
+    /// Takes clients on these listening sockets and runs their commands. The threads live as long as the process.
     pub fn start(
         &self,
         listeners: Vec<OwnedFd>,
-        queue: CommandQueue,
+        queues: CommandQueues,
         context: Context,
     ) -> io::Result<()> {
         for listener in listeners {
@@ -101,9 +114,12 @@ impl Server {
         thread::Builder::new()
             .name("qmp".to_owned())
             .spawn(move || shared.events.run())?;
-        thread::Builder::new()
-            .name("qmp-commands".to_owned())
-            .spawn(move || queue.run(&context))?;
+        for (name, queue) in [("qmp-commands", queues.quick), ("qmp-devices", queues.slow)] {
+            let (shared, context) = (Arc::clone(&self.shared), context.clone());
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || shared.run_commands(&queue, &context))?;
+        }
         Ok(())
     }
 
@@ -121,35 +137,11 @@ impl Server {
     }
 }
 
-/// The commands that wait for the command thread.
+/// The commands that wait for the two threads that run them.
 #[derive(Debug)]
-pub struct CommandQueue {
-    shared: Arc<Shared>,
-    queue: Receiver<(ClientId, Step)>,
-}
-
-impl CommandQueue {
-    fn run(self, context: &Context) {
-        while let Ok((client, step)) = self.queue.recv() {
-            let (id, outcome) = match step {
-                Step::Run(mut request) => (request.id.take(), commands::run(context, request)),
-                Step::Refuse { id, error } => (id, Err(error)),
-            };
-            let (answer, after) = match outcome {
-                Ok(outcome) => (Ok(outcome.value), outcome.after),
-                Err(error) => (Err(error), None),
-            };
-            let mut clients = self.shared.lock();
-            if let Some(client) = clients.by_id.get_mut(&client) {
-                client.connection.answer(id.as_ref(), answer);
-            }
-            self.shared.settle(&mut clients, client);
-            drop(clients);
-            if let Some(after) = after {
-                after();
-            }
-        }
-    }
+pub struct CommandQueues {
+    quick: Receiver<(ClientId, Request)>,
+    slow: Receiver<(ClientId, Request)>,
 }
 
 impl Shared {
@@ -157,15 +149,47 @@ impl Shared {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn run_commands(self: &Arc<Self>, queue: &Receiver<(ClientId, Request)>, context: &Context) {
+        while let Ok((client, mut request)) = queue.recv() {
+            let id = request.id.take();
+            let (answer, after) = match commands::run(context, request) {
+                Ok(outcome) => (Ok(outcome.value), outcome.after),
+                Err(error) => (Err(error), None),
+            };
+            let mut clients = self.lock();
+            if let Some(client) = clients.by_id.get_mut(&client) {
+                client.connection.answer(id.as_ref(), answer);
+            }
+            // The answer goes out first, and the client's next command waits for what this one leads to.
+            self.settle(&mut clients, client);
+            drop(clients);
+            if let Some(after) = after {
+                after();
+            }
+            let mut clients = self.lock();
+            if let Some(client) = clients.by_id.get_mut(&client) {
+                client.connection.request_ended();
+            }
+            self.settle(&mut clients, client);
+        }
+    }
+
     fn accept(self: &Arc<Self>, listener: &OwnedFd) {
         let socket = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
+            // The client is gone, or somebody else took it.
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
             Err(errno) => {
-                tracing::debug!(%errno, "QMP client was not accepted");
+                if !std::mem::replace(&mut self.lock().cannot_accept, true) {
+                    tracing::warn!(%errno, "QMP clients are not accepted; they wait");
+                }
+                // It stays readable, and this thread would do nothing else.
+                thread::sleep(ACCEPT_PAUSE);
                 return;
             }
         };
         let mut clients = self.lock();
+        clients.cannot_accept = false;
         if clients.by_id.len() >= MAX_CLIENTS {
             tracing::warn!(
                 limit = MAX_CLIENTS,
@@ -199,9 +223,14 @@ impl Shared {
         let Some(client) = clients.by_id.get_mut(&id) else {
             return;
         };
-        while let Some(step) = client.connection.next_step() {
+        if let Some(request) = client.connection.next_request() {
+            let queue = if commands::is_slow(&request.execute) {
+                &self.slow
+            } else {
+                &self.quick
+            };
             // The receiver lives as long as the process, but for a server that is being taken down.
-            let _sent = self.steps.send((id, step));
+            let _sent = queue.send((id, request));
         }
         let keep = client.flush() && !client.finished() && self.wait(client, id);
         if keep {

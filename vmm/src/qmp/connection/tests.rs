@@ -1,23 +1,27 @@
-use super::super::errors::Class;
 use super::*;
 
 fn negotiated() -> Connection {
     let mut connection = Connection::new();
     connection.received(br#"{"execute":"qmp_capabilities"}"#);
-    let step = connection.next_step();
-    assert!(matches!(step, Some(Step::Run(_))));
+    assert!(connection.next_request().is_some());
     connection.answer(None, Ok(json!({})));
+    connection.request_ended();
     let queued = connection.output().len();
     connection.sent(queued);
     connection
 }
 
-fn refusal(connection: &mut Connection, text: &[u8]) -> QmpError {
+/// What the client is answered at once.
+fn answers(connection: &mut Connection, text: &[u8]) -> Vec<Value> {
+    connection.sent(connection.output().len());
     connection.received(text);
-    match connection.next_step() {
-        Some(Step::Refuse { error, .. }) => error,
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(connection.next_request(), None);
+    let answered = String::from_utf8(connection.output().to_vec()).unwrap();
+    connection.sent(answered.len());
+    answered
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -30,18 +34,18 @@ fn greeting_is_sent_first() {
 
 #[test]
 fn command_before_negotiation_is_refused_as_command_not_found() {
-    let error = refusal(&mut Connection::new(), br#"{"execute":"query-status"}"#);
-    assert_eq!(error.class, Class::CommandNotFound);
+    let text = br#"{"execute":"query-status","id":4}"#;
+    let desc = "Expecting capabilities negotiation with 'qmp_capabilities'";
     assert_eq!(
-        error.desc,
-        "Expecting capabilities negotiation with 'qmp_capabilities'"
+        answers(&mut Connection::new(), text),
+        [json!({"error": {"class": "CommandNotFound", "desc": desc}, "id": 4})]
     );
 }
 
 #[test]
 fn second_negotiation_is_refused() {
-    let error = refusal(&mut negotiated(), br#"{"execute":"qmp_capabilities"}"#);
-    assert_eq!(error.class, Class::CommandNotFound);
+    let refused = answers(&mut negotiated(), br#"{"execute":"qmp_capabilities"}"#);
+    assert_eq!(refused[0]["error"]["class"], "CommandNotFound");
 }
 
 #[test]
@@ -53,27 +57,49 @@ fn events_before_negotiation_are_not_sent() {
 }
 
 #[test]
-fn ninth_request_waits_for_the_first_answer() {
+fn second_request_waits_until_the_first_is_done() {
     let mut connection = negotiated();
-    connection.received(&br#"{"execute":"query-status"}"#.repeat(MAX_STEPS_IN_FLIGHT + 1));
-    for _ in 0..MAX_STEPS_IN_FLIGHT {
-        assert!(connection.next_step().is_some());
-    }
-    assert_eq!(connection.next_step(), None);
-    assert!(!connection.wants_input());
+    connection.received(&br#"{"execute":"query-status"}"#.repeat(2));
+    assert!(connection.next_request().is_some());
+    assert_eq!(connection.next_request(), None);
     connection.answer(None, Ok(json!({})));
-    assert!(connection.next_step().is_some());
+    assert_eq!(
+        connection.next_request(),
+        None,
+        "what it leads to is not done"
+    );
+    connection.request_ended();
+    assert!(connection.next_request().is_some());
 }
 
 #[test]
-fn junk_line_gets_one_error_and_the_next_line_is_served() {
+fn client_that_sends_more_than_it_reads_waits() {
     let mut connection = negotiated();
-    let error = refusal(
-        &mut connection,
-        b"}{ junk [ \"\n{\"execute\":\"query-status\"}\n",
-    );
-    assert_eq!(error, QmpError::not_json());
-    assert!(matches!(connection.next_step(), Some(Step::Run(_))));
+    connection.received(&b"]".repeat(MAX_REQUEST_BYTES));
+    assert!(!connection.wants_input());
+    assert_eq!(connection.next_request(), None);
+    let queued = connection.output().len();
+    assert!((PAUSE_OUTPUT_BYTES..PAUSE_OUTPUT_BYTES + 200).contains(&queued));
+    assert!(!connection.overflowed());
+    connection.sent(queued);
+    assert_eq!(connection.next_request(), None);
+    assert!(connection.output().len() >= PAUSE_OUTPUT_BYTES);
+}
+
+#[test]
+fn request_that_is_no_json_gets_one_error_and_the_next_is_served() {
+    for wrong in [
+        r#"{"execute":query-name}"#,
+        r#"{"execute":"query-name","id":1,"id":2}"#,
+        r#"["execute"]"#,
+    ] {
+        let mut connection = negotiated();
+        let refused = answers(&mut connection, wrong.as_bytes());
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0]["error"]["class"], "GenericError");
+        connection.received(br#"{"execute":"query-status"}"#);
+        assert!(connection.next_request().is_some());
+    }
 }
 
 #[test]

@@ -49,9 +49,26 @@ fn bad_request_keeps_its_id() {
 }
 
 #[test]
-fn nesting_beyond_the_limit_is_no_json() {
-    let text = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
-    assert!(Request::parse(text.as_bytes()).unwrap_err().out_of_step);
+fn text_that_is_no_json_names_what_is_wrong_and_where() {
+    assert_eq!(
+        desc(r#"{"execute" "quit"}"#),
+        "JSON parse error, expected `:` at line 1 column 12"
+    );
+}
+
+#[test]
+fn member_that_comes_twice_is_refused() {
+    for text in [
+        r#"{"execute":"stop","execute":"quit"}"#,
+        r#"{"execute":"stop","id":1,"id":2}"#,
+        r#"{"execute":"device_del","arguments":{"id":"a","id":"b"}}"#,
+    ] {
+        let desc = desc(text);
+        assert!(
+            desc.starts_with("JSON parse error, duplicate key"),
+            "{desc}"
+        );
+    }
 }
 
 #[test]

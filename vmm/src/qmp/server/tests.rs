@@ -104,7 +104,24 @@ impl Peer {
     }
 }
 
+/// Adding a device takes until the test says so.
+struct Slow(Mutex<Receiver<()>>);
+
+impl Devices for Slow {
+    fn add(&self, _: Map<String, Value>) -> Result<(), QmpError> {
+        let enough = self.0.lock().unwrap().recv_timeout(DEADLINE);
+        enough.map_err(|_| QmpError::generic("nobody let it end"))
+    }
+    fn remove(&self, _: &str, _: bool) -> Result<After, QmpError> {
+        Ok(Box::new(|| ()))
+    }
+}
+
 fn serve(name: &str) -> (Server, std::path::PathBuf) {
+    serve_with(name, Arc::new(Idle))
+}
+
+fn serve_with(name: &str, devices: Arc<dyn Devices>) -> (Server, std::path::PathBuf) {
     let path = std::env::temp_dir().join(format!("bulkhead-qmp-{name}-{}", std::process::id()));
     let _stale = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
@@ -112,7 +129,7 @@ fn serve(name: &str) -> (Server, std::path::PathBuf) {
     let context = Context {
         control: Arc::new(Idle),
         inventory: Arc::new(Idle),
-        devices: Arc::new(Idle),
+        devices,
     };
     server.start(vec![listener.into()], queue, context).unwrap();
     (server, path)
@@ -132,6 +149,27 @@ fn two_clients_are_served_at_once_and_both_get_events() {
     server.send(&Event::Stop);
     assert_eq!(first.read()["event"], "STOP");
     assert_eq!(second.read()["event"], "STOP");
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn slow_device_add_delays_its_own_client_and_nobody_else() {
+    let (end, wait) = channel();
+    let (_server, path) = serve_with("lanes", Arc::new(Slow(Mutex::new(wait))));
+    let (mut adding, mut other) = (Peer::negotiated(&path), Peer::negotiated(&path));
+    adding.write(br#"{"execute":"device_add","arguments":{"driver":"x"},"id":1}"#);
+    adding.write(br#"{"execute":"query-name","id":2}"#);
+    for command in ["stop", "cont", "query-status", "quit"] {
+        other.write(format!(r#"{{"execute":"{command}","id":"{command}"}}"#).as_bytes());
+        assert_eq!(other.read()["id"], command);
+    }
+    adding.stream.set_nonblocking(true).unwrap();
+    let early = adding.lines.fill_buf().unwrap_err();
+    assert_eq!(early.kind(), io::ErrorKind::WouldBlock);
+    adding.stream.set_nonblocking(false).unwrap();
+    end.send(()).unwrap();
+    assert_eq!(adding.read(), json!({"return": {}, "id": 1}));
+    assert_eq!(adding.read()["id"], 2);
     std::fs::remove_file(path).unwrap();
 }
 
@@ -181,12 +219,12 @@ fn seventeenth_client_is_closed() {
 }
 
 #[test]
-fn eight_megabytes_of_junk_leave_the_server_answering() {
+fn megabyte_of_junk_leaves_the_server_answering() {
     let (_server, path) = serve("junk");
     let mut junk = Peer::negotiated(&path);
     let reader = junk.stream.try_clone().unwrap();
     let drain = thread::spawn(move || io::copy(&mut &reader, &mut io::sink()));
-    for _ in 0..128 {
+    for _ in 0..16 {
         junk.write(&b"[{]}\"\\ \xff\x00 nonsense {{{{".repeat(2731));
         junk.write(b"\n");
     }
