@@ -236,15 +236,31 @@ fn vfio_user_pci(
                 .to_owned(),
         )
     })?;
-    if socket.len() > MAX_SOCKET_PATH_BYTES {
-        return Err(PropertyError(format!(
-            "socket: a socket path has at most {MAX_SOCKET_PATH_BYTES} bytes"
-        )));
-    }
+    check_socket_path("socket", &socket)?;
     Ok(VfioUserConfig {
         socket: PathBuf::from(socket),
         common,
     })
+}
+
+/// What the supervisor connects to: it stands in another folder than whoever asks, so a path must be whole.
+pub(super) fn check_socket_path(key: &str, path: &str) -> Result<(), PropertyError> {
+    if !path.starts_with('/') {
+        return Err(PropertyError(format!(
+            "{key}={path}: write the whole path, from /"
+        )));
+    }
+    if path.len() > MAX_SOCKET_PATH_BYTES {
+        return Err(PropertyError(format!(
+            "{key}: a socket path has at most {MAX_SOCKET_PATH_BYTES} bytes"
+        )));
+    }
+    if path.chars().any(char::is_control) {
+        return Err(PropertyError(format!(
+            "{key}: the path has a control character in it"
+        )));
+    }
+    Ok(())
 }
 
 fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, PropertyError> {

@@ -11,7 +11,7 @@ use protocol::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::device::{MAX_SOCKET_PATH_BYTES, pci_address};
+use super::device::{MAX_SOCKET_PATH_BYTES, check_socket_path, pci_address};
 use super::property_list::{PropertyError, PropertyList};
 
 #[cfg(test)]
@@ -132,11 +132,9 @@ fn policy(text: &str) -> Result<PolicyRule, PropertyError> {
                 .map_err(|error| PropertyError(format!("allow-host: {error}")))?,
             allow_no_reset: properties.take_switch("allow-no-reset")?.unwrap_or(false),
         },
-        (None, Some(path)) if path.starts_with('/') => PolicyRule::Socket(socket_path(&path)?),
         (None, Some(path)) => {
-            return Err(PropertyError(format!(
-                "allow-socket={path}: write the whole path, from /"
-            )));
+            check_socket_path("allow-socket", &path)?;
+            PolicyRule::Socket(PathBuf::from(path))
         }
         (Some(_), Some(_)) | (None, None) => {
             return Err(PropertyError(

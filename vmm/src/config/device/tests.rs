@@ -70,6 +70,19 @@ fn missing_host_and_missing_socket_say_what_to_give() {
 }
 
 #[test]
+fn socket_path_that_the_supervisor_would_not_take_is_refused() {
+    let of = |socket: &str| {
+        refused(&format!(
+            "vfio-user-pci,socket={socket},id=net,bus=pcie.0,addr=3"
+        ))
+    };
+    assert!(of("x.sock").contains("socket=x.sock: write the whole path, from /"));
+    assert!(of("./x.sock").contains("write the whole path, from /"));
+    assert!(of("/run/x\n.sock").contains("control character"));
+    assert!(of(&format!("/{}", "x".repeat(107))).contains("at most 107 bytes"));
+}
+
+#[test]
 fn id_is_required_not_empty_and_at_most_255_bytes() {
     assert!(refused("vfio-pci,host=1a:00.3,bus=pcie.0,addr=3").contains("id is missing or empty"));
     assert!(

@@ -21,6 +21,12 @@ fn plain_number_takes_the_unit_of_the_option() {
 }
 
 #[test]
+fn hexadecimal_number_takes_the_unit_of_the_option() {
+    assert_eq!(parse("0x202000", PlainUnit::Bytes), Ok(0x20_2000));
+    assert_eq!(parse("0x1b", PlainUnit::Mebibytes), Ok(0x1b << 20));
+}
+
+#[test]
 fn anything_else_is_refused_and_quoted() {
     for text in [
         "",
@@ -29,7 +35,11 @@ fn anything_else_is_refused_and_quoted() {
         "+1",
         "1.5G",
         "12MB",
-        "0x10",
+        "0x",
+        "0x+1",
+        "0x-1",
+        "0x10M",
+        "0x10000000000000000",
         "1 M",
         "18446744073709551616",
     ] {
