@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use protocol::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 
-use super::place::{Place, number, whole_number};
+use super::place::{Place, whole_number};
 use super::property_list::{PropertyError, PropertyList};
-use super::size::{self, PlainUnit};
+use super::root_port::{self, RootPortConfig};
 use super::{ConfigError, json};
 
 #[cfg(test)]
@@ -24,10 +24,6 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 pub const UNPLUG_TIMEOUT_S: u32 = 30;
 /// The longest that can be asked for.
 const MAX_UNPLUG_TIMEOUT_S: u32 = 3600;
-/// Largest `mem-reserve`, in bytes: half of the 32-bit window.
-const MAX_MEM_RESERVE: u64 = 480 << 20;
-/// Largest `pref64-reserve`, in bytes.
-const MAX_PREF64_RESERVE: u64 = 1 << 40;
 /// The drivers there are, for messages.
 pub const DRIVERS: [&str; 3] = ["pcie-root-port", "vfio-pci", "vfio-user-pci"];
 
@@ -42,23 +38,6 @@ pub enum DeviceConfig {
     VfioPci(VfioPciConfig),
     /// `vfio-user-pci`: the device behind a vfio-user socket.
     VfioUserPci(VfioUserConfig),
-}
-
-/// A PCIe root port. Its id is the name of the bus behind it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootPortConfig {
-    /// Its id and the name of the bus behind it.
-    pub id: String,
-    /// Port number in its link capabilities.
-    pub port: u8,
-    /// Taken for libvirt's sake; goes into the slot number.
-    pub chassis: Option<u16>,
-    /// Where it sits.
-    pub place: Place,
-    /// Bytes of 32-bit memory that are kept for devices behind it.
-    pub mem_reserve: Option<u64>,
-    /// Bytes of 64-bit prefetchable memory that are kept for devices behind it.
-    pub pref64_reserve: Option<u64>,
 }
 
 /// A host device.
@@ -140,7 +119,7 @@ impl DeviceConfig {
             id.clone()
         };
         let parsed = match driver.as_str() {
-            "pcie-root-port" => root_port(id, &mut properties).map(DeviceConfig::RootPort),
+            "pcie-root-port" => root_port::parse(id, &mut properties).map(DeviceConfig::RootPort),
             "vfio-pci" => vfio_pci(id, &mut properties).map(DeviceConfig::VfioPci),
             "vfio-user-pci" => vfio_user_pci(id, &mut properties).map(DeviceConfig::VfioUserPci),
             _ => {
@@ -189,25 +168,6 @@ impl DeviceConfig {
             DeviceConfig::VfioUserPci(device) => Some(&device.common),
         }
     }
-}
-
-fn root_port(id: String, properties: &mut PropertyList) -> Result<RootPortConfig, PropertyError> {
-    let port = properties.take("port").unwrap_or_else(|| "0".to_owned());
-    let chassis = properties.take("chassis");
-    let mem_reserve = reserve(properties, "mem-reserve", MAX_MEM_RESERVE)?;
-    let pref64_reserve = reserve(properties, "pref64-reserve", MAX_PREF64_RESERVE)?;
-    let place = Place::take(properties)?;
-    Ok(RootPortConfig {
-        id: checked_id(id)?,
-        port: number(&port, u8::MAX)
-            .ok_or_else(|| PropertyError(format!("port={port}: write a number from 0 to 254")))?,
-        chassis: chassis
-            .map(|chassis| chassis_number(&chassis))
-            .transpose()?,
-        place,
-        mem_reserve,
-        pref64_reserve,
-    })
 }
 
 fn vfio_pci(id: String, properties: &mut PropertyList) -> Result<VfioPciConfig, PropertyError> {
@@ -309,26 +269,7 @@ fn on_failure(properties: &mut PropertyList) -> Result<OnFailure, PropertyError>
     }
 }
 
-fn reserve(
-    properties: &mut PropertyList,
-    key: &'static str,
-    limit: u64,
-) -> Result<Option<u64>, PropertyError> {
-    let Some(text) = properties.take(key) else {
-        return Ok(None);
-    };
-    let bytes = size::parse(&text, PlainUnit::Bytes)
-        .map_err(|error| PropertyError(format!("{key}: {error}")))?;
-    if bytes > limit {
-        return Err(PropertyError(format!(
-            "{key}={text}: at most {} MiB can be kept",
-            limit >> 20
-        )));
-    }
-    Ok(Some(bytes))
-}
-
-fn checked_id(id: String) -> Result<String, PropertyError> {
+pub(super) fn checked_id(id: String) -> Result<String, PropertyError> {
     if id.is_empty() {
         return Err(PropertyError(
             "id is missing or empty; name the device, for example id=net".to_owned(),
@@ -344,12 +285,6 @@ fn checked_id(id: String) -> Result<String, PropertyError> {
         return Err(PropertyError("id has a control character in it".to_owned()));
     }
     Ok(id)
-}
-
-fn chassis_number(text: &str) -> Result<u16, PropertyError> {
-    whole_number(text)
-        .and_then(|number| u16::try_from(number).ok())
-        .ok_or_else(|| PropertyError(format!("chassis={text}: write a number from 0 to 65535")))
 }
 
 /// As its text, so that the JSON between the stages reads as the command line does.

@@ -9,6 +9,7 @@
 //! | `memory` | `-m`, `-object memory-backend-memfd`, `-mem-path`: how much memory, of which pages |
 //! | `monitor` | `-qmp`, `-chardev`, `-mon`, `-name`, `-device-policy` |
 //! | `device` | `-device`: which device with which properties |
+//! | `root_port` | `-device pcie-root-port` |
 //! | `topology` | do the devices fit together: ids, buses, slots |
 //! | `place` | `bus=`, `addr=`, `multifunction=` |
 //! | `help` | what `-device help` answers |
@@ -19,6 +20,7 @@ pub mod machine;
 pub mod memory;
 pub mod monitor;
 pub mod device;
+pub mod root_port;
 pub mod topology;
 pub mod place;
 pub mod help;
@@ -31,15 +33,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{
-    BarMmap, DeviceConfig, OnFailure, RootPortConfig, VfioCommon, VfioPciConfig, VfioUserConfig,
-};
+pub use device::{BarMmap, DeviceConfig, OnFailure, VfioCommon, VfioPciConfig, VfioUserConfig};
 pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
 pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};
 pub use monitor::{MonitorConfig, PolicyRule};
 pub use place::Place;
 pub use property_list::PropertyError;
+pub use root_port::RootPortConfig;
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
