@@ -13,7 +13,6 @@ mod stages;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::address_space::Overlap;
@@ -42,7 +41,9 @@ pub enum ExitReason {
     /// The guest turned itself off.
     PowerOff,
     /// The guest reset itself, and `-no-reboot` is given.
-    Reset,
+    GuestReset,
+    /// The operator reset it, and `-no-reboot` is given.
+    OperatorReset,
     /// The operator typed Ctrl-A x.
     Operator,
     /// `quit`.
@@ -55,7 +56,11 @@ impl ExitReason {
     /// The status of the process.
     pub fn status(self) -> u8 {
         match self {
-            ExitReason::PowerOff | ExitReason::Reset | ExitReason::Operator | ExitReason::Quit => 0,
+            ExitReason::PowerOff
+            | ExitReason::GuestReset
+            | ExitReason::OperatorReset
+            | ExitReason::Operator
+            | ExitReason::Quit => 0,
             ExitReason::Signal(number) => {
                 u8::try_from(number).map_or(u8::MAX, |number| number.saturating_add(128))
             }
@@ -144,7 +149,6 @@ pub fn run_machine(config: &Config, mut inherited: Inherited) -> Result<ExitReas
     let mut service = Service {
         no_reboot: config.no_reboot,
         ended,
-        reset_asked: Arc::default(),
         qmp,
     };
     service.start(config, &board, listeners, commands)?;
@@ -192,8 +196,6 @@ impl Board {
 struct Service {
     no_reboot: bool,
     ended: Arc<Mutex<Option<ExitReason>>>,
-    /// The next reset is the operator's.
-    reset_asked: Arc<AtomicBool>,
     qmp: Server,
 }
 
@@ -212,7 +214,6 @@ impl Service {
             power: Arc::clone(&board.power),
             events: Arc::clone(&board.events),
             ended: Arc::clone(&self.ended),
-            reset_asked: Arc::clone(&self.reset_asked),
             qmp: self.qmp.clone(),
         });
         let stopper = Arc::clone(&control);
@@ -249,33 +250,31 @@ impl Service {
             if let Some(reason) = *self.ended.lock().unwrap_or_else(PoisonError::into_inner) {
                 return Ok(reason);
             }
-            match board.stop.take() {
+            let (reason, cause) = match board.stop.take() {
                 Some(StopRequest::PowerOff) => return Ok(ExitReason::PowerOff),
-                Some(StopRequest::Reset) if self.no_reboot => return Ok(ExitReason::Reset),
-                Some(StopRequest::Reset) => {
-                    tracing::info!("guest reset");
-                    board.reset()?;
-                    let cause = self.reset_cause();
-                    self.qmp.send(&Event::Reset(cause));
+                Some(StopRequest::GuestReset) => {
+                    (ExitReason::GuestReset, ShutdownCause::GuestReset)
+                }
+                Some(StopRequest::OperatorReset) => {
+                    (ExitReason::OperatorReset, ShutdownCause::HostQmpSystemReset)
                 }
                 Some(StopRequest::Fatal(exit)) => return Err(RunError::Fatal(exit)),
-                None => {}
+                None => continue,
+            };
+            if self.no_reboot {
+                return Ok(reason);
             }
-        }
-    }
-
-    fn reset_cause(&self) -> ShutdownCause {
-        if self.reset_asked.swap(false, Ordering::AcqRel) {
-            ShutdownCause::HostQmpSystemReset
-        } else {
-            ShutdownCause::GuestReset
+            tracing::info!(?cause, "reset");
+            board.reset()?;
+            self.qmp.send(&Event::Reset(cause));
         }
     }
 
     fn tell_end(&self, outcome: &Result<ExitReason, RunError>) {
         let cause = match outcome {
             Ok(ExitReason::PowerOff) => ShutdownCause::GuestShutdown,
-            Ok(ExitReason::Reset) => self.reset_cause(),
+            Ok(ExitReason::GuestReset) => ShutdownCause::GuestReset,
+            Ok(ExitReason::OperatorReset) => ShutdownCause::HostQmpSystemReset,
             Ok(ExitReason::Operator) => ShutdownCause::HostUi,
             Ok(ExitReason::Quit) => ShutdownCause::HostQmpQuit,
             Ok(ExitReason::Signal(_)) => ShutdownCause::HostSignal,

@@ -10,8 +10,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::discriminant;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -71,7 +72,9 @@ pub enum StopRequest {
     /// The guest turned itself off.
     PowerOff,
     /// The guest reset itself.
-    Reset,
+    GuestReset,
+    /// The operator resets it.
+    OperatorReset,
     /// A vCPU cannot go on.
     Fatal(FatalExit),
 }
@@ -83,9 +86,6 @@ pub struct StopRequests {
     wake: OwnedFd,
 }
 
-/// Most requests that wait; a guest that writes the register in a loop adds no more.
-const MAX_WAITING: usize = 8;
-
 impl StopRequests {
     /// None yet.
     pub fn new() -> io::Result<Arc<StopRequests>> {
@@ -96,24 +96,36 @@ impl StopRequests {
         }))
     }
 
-    /// Asks the machine to stop. Returns at once; the vCPU goes on until it is stopped.
+    /// Asks the machine to stop. Returns at once; the vCPU goes on until it is stopped. One request of a kind waits: a guest
+    /// that writes the register in a loop adds no more.
     pub fn request(&self, request: StopRequest) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < MAX_WAITING {
+        let mut waiting = self.waiting();
+        let kind = discriminant(&request);
+        if !waiting.iter().any(|other| discriminant(other) == kind) {
             waiting.push_back(request);
         }
         // A full counter wakes as well.
         let _woken = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// The first request since the last call; those behind it are dropped: they come from the same guest, which stops.
+    /// The next request.
     pub fn take(&self) -> Option<StopRequest> {
-        let mut counter = [0; 8];
-        let _drained = rustix::io::read(&self.wake, &mut counter);
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = waiting.pop_front();
-        waiting.clear();
-        first
+        let mut waiting = self.waiting();
+        let next = waiting.pop_front();
+        if waiting.is_empty() {
+            let _drained = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        next
+    }
+
+    /// The guest begins anew: what the last kernel asked for does not count any more. What the operator asks for does.
+    pub fn forget_guest(&self) {
+        self.waiting()
+            .retain(|request| matches!(request, StopRequest::OperatorReset));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<StopRequest>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Readable when there is a request.
@@ -220,7 +232,7 @@ impl Trap for Power {
     fn write(&self, offset: u64, data: &[u8]) {
         if offset == RESET {
             if data.first() == Some(&RESET_VALUE) {
-                self.requests.request(StopRequest::Reset);
+                self.requests.request(StopRequest::GuestReset);
             }
             return;
         }
@@ -271,7 +283,7 @@ impl Trap for KeyboardReset {
 
     fn write(&self, _offset: u64, data: &[u8]) {
         if data == [PULSE_RESET] {
-            self.requests.request(StopRequest::Reset);
+            self.requests.request(StopRequest::GuestReset);
         }
     }
 }
@@ -287,7 +299,7 @@ impl Trap for ResetControl {
 
     fn write(&self, _offset: u64, data: &[u8]) {
         if data.first().is_some_and(|value| value & RST_CPU != 0) {
-            self.requests.request(StopRequest::Reset);
+            self.requests.request(StopRequest::GuestReset);
         }
     }
 }

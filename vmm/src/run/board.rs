@@ -160,7 +160,7 @@ impl Board {
         self.vm.reset_chips()?;
         self.power_on(&vcpus)?;
         // 4. What the last kernel asked for since does not count.
-        let _stale = self.stop.take();
+        self.stop.forget_guest();
         vcpus.resume();
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! What the operator commands and asks by QMP: the run state, the power button, the end, and what the machine consists of.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
@@ -24,7 +23,6 @@ pub(super) struct Control {
     pub(super) power: Arc<Power>,
     pub(super) events: Arc<EventLoop>,
     pub(super) ended: Arc<Mutex<Option<ExitReason>>>,
-    pub(super) reset_asked: Arc<AtomicBool>,
     pub(super) qmp: Server,
 }
 
@@ -72,11 +70,8 @@ impl RunControl for Control {
 
     fn reset(&self) -> Result<After, QmpError> {
         self.not_ending()?;
-        let (stop, asked) = (Arc::clone(&self.stop), Arc::clone(&self.reset_asked));
-        Ok(Box::new(move || {
-            asked.store(true, Ordering::Release);
-            stop.request(StopRequest::Reset);
-        }))
+        let stop = Arc::clone(&self.stop);
+        Ok(Box::new(move || stop.request(StopRequest::OperatorReset)))
     }
 
     fn power_down(&self) -> Result<(), QmpError> {

@@ -57,7 +57,7 @@ fn each_of_the_three_ways_to_reset_resets() {
     let writes: [(u64, u8); 4] = [(0x608, 1), (0xcf9, 0x06), (0xcf9, 0x0e), (0x64, 0xfe)];
     for (port, value) in writes {
         assert!(
-            matches!(after_write(port, &[value]), Some(StopRequest::Reset)),
+            matches!(after_write(port, &[value]), Some(StopRequest::GuestReset)),
             "{port:#x}"
         );
     }
@@ -122,12 +122,30 @@ fn keyboard_status_says_that_a_command_may_be_written() {
 }
 
 #[test]
-fn first_request_wins_and_the_rest_is_dropped() {
+fn requests_come_in_their_order_and_one_of_a_kind() {
     let requests = StopRequests::new().unwrap();
     for _ in 0..100 {
         requests.request(StopRequest::PowerOff);
-        requests.request(StopRequest::Reset);
+        requests.request(StopRequest::GuestReset);
     }
     assert!(matches!(requests.take(), Some(StopRequest::PowerOff)));
+    assert!(matches!(requests.take(), Some(StopRequest::GuestReset)));
+    assert!(requests.take().is_none());
+}
+
+#[test]
+fn reset_of_the_operator_outlives_that_of_the_guest_and_wakes_again() {
+    let requests = StopRequests::new().unwrap();
+    requests.request(StopRequest::GuestReset);
+    requests.request(StopRequest::OperatorReset);
+    requests.request(StopRequest::PowerOff);
+    assert!(matches!(requests.take(), Some(StopRequest::GuestReset)));
+    requests.forget_guest();
+    let mut counter = [0; 8];
+    assert!(
+        rustix::io::read(requests.fd(), &mut counter).is_ok(),
+        "it is readable"
+    );
+    assert!(matches!(requests.take(), Some(StopRequest::OperatorReset)));
     assert!(requests.take().is_none());
 }
