@@ -68,8 +68,8 @@ pub enum KvmError {
         source: io::Error,
     },
     /// A vCPU did not stop in time.
-    #[error("vCPU {0} did not stop within {1} seconds")]
-    StuckVcpu(u8, u64),
+    #[error("vCPU {0} did not stop within {1:?}")]
+    StuckVcpu(u8, std::time::Duration),
 }
 
 /// Maps an errno of kvm_ioctls to a failed step.

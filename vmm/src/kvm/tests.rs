@@ -20,11 +20,11 @@ use crate::memory::ram::GuestRam;
 const CODE: u64 = 0x10_0000;
 const COUNTER: u64 = 0x20_0000;
 pub(super) const DEVICE: u64 = 0xc000_0000;
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the guest did to the trapped registers.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     Read(u64, usize),
     Write(u64, Vec<u8>),
 }
@@ -61,10 +61,11 @@ impl MemoryFaultHandler for NoFaults {
 }
 
 /// One vCPU in flat 32-bit mode at [`CODE`], with ports 0x500 to 0x50f and memory at [`DEVICE`] trapped.
-struct Guest {
+pub(super) struct Guest {
     vm: Arc<Vm>,
     ram: Arc<GuestRam>,
-    vcpus: VcpuSet,
+    pub(super) vcpus: VcpuSet,
+    pub(super) spaces: Arc<AddressSpaces>,
     seen: Receiver<Seen>,
     fatal: Receiver<FatalExit>,
 }
@@ -80,7 +81,7 @@ pub(super) fn kvm() -> Option<OwnedFd> {
     }
 }
 
-fn guest(code: &[u8]) -> Option<Guest> {
+pub(super) fn guest(code: &[u8]) -> Option<Guest> {
     let vm = Vm::new(kvm()?).unwrap();
     let config = MemoryConfig {
         size_bytes: 32 << 20,
@@ -130,7 +131,7 @@ fn guest(code: &[u8]) -> Option<Guest> {
     let vcpus = VcpuSet::start(
         vcpus,
         VcpuContext {
-            spaces,
+            spaces: Arc::clone(&spaces),
             faults: Arc::new(NoFaults),
             on_fatal,
         },
@@ -140,6 +141,7 @@ fn guest(code: &[u8]) -> Option<Guest> {
         vm,
         ram,
         vcpus,
+        spaces,
         seen,
         fatal,
     };
@@ -159,7 +161,7 @@ impl Guest {
             .unwrap();
     }
 
-    fn next(&self) -> Seen {
+    pub(super) fn next(&self) -> Seen {
         self.seen.recv_timeout(DEADLINE).unwrap()
     }
 
@@ -174,7 +176,7 @@ impl Guest {
 /// `jmp $`: the end of each program.
 const STOP: [u8; 2] = [0xeb, 0xfe];
 
-fn program(parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn program(parts: &[&[u8]]) -> Vec<u8> {
     let mut code = parts.concat();
     code.extend(STOP);
     code

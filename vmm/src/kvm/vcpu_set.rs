@@ -20,6 +20,9 @@ use super::exit::{FatalExit, MemoryFaultHandler, Outcome, run_once};
 use super::vcpu::Vcpu;
 use crate::address_space::AddressSpaces;
 
+#[cfg(test)]
+mod tests;
+
 /// Longest wait for a vCPU to stop: the longest deadline of a device request (70 s for a reset) and some room.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(90);
 /// Between two kicks.
@@ -117,10 +120,16 @@ impl VcpuSet {
         self.control.order(Order::Run);
     }
 
-    /// Stops all vCPUs and waits until they have stopped.
+    /// Stops all vCPUs and waits until they have stopped. If one does not stop, all run on: nobody would resume them.
     pub fn pause(&self) -> Result<(), KvmError> {
+        self.pause_within(STOP_DEADLINE)
+    }
+
+    /// The same with a deadline of the caller's.
+    pub(super) fn pause_within(&self, patience: Duration) -> Result<(), KvmError> {
         self.control.order(Order::Park);
-        self.kick_until_parked()
+        self.kick_until_parked(patience)
+            .inspect_err(|_| self.resume())
     }
 
     /// Changes every vCPU, lowest number first. Only while paused.
@@ -136,7 +145,7 @@ impl VcpuSet {
     /// Ends all threads.
     pub fn shut_down(mut self) -> Result<(), KvmError> {
         self.control.order(Order::End);
-        self.kick_until_parked()?;
+        self.kick_until_parked(STOP_DEADLINE)?;
         for thread in self.threads.drain(..) {
             // A thread that panicked has aborted the process in release builds and been reported in tests.
             let _finished = thread.join();
@@ -144,13 +153,13 @@ impl VcpuSet {
         Ok(())
     }
 
-    fn kick_until_parked(&self) -> Result<(), KvmError> {
-        let deadline = Instant::now() + STOP_DEADLINE;
+    fn kick_until_parked(&self, patience: Duration) -> Result<(), KvmError> {
+        let deadline = Instant::now() + patience;
         let mut state = self.control.lock();
         while let Some(running) = state.parked.iter().position(|parked| !parked) {
             if Instant::now() >= deadline {
                 let id = u8::try_from(running).unwrap_or(u8::MAX);
-                return Err(KvmError::StuckVcpu(id, STOP_DEADLINE.as_secs()));
+                return Err(KvmError::StuckVcpu(id, patience));
             }
             let still_running = self
                 .threads

@@ -91,7 +91,7 @@ impl Held<'_> {
         self.set.is_none()
     }
 
-    /// Stops them, until [`Self::resume`].
+    /// Stops them, until [`Self::resume`]. If one does not stop, all run on.
     pub(super) fn pause(&self) -> Result<(), KvmError> {
         self.set.as_ref().map_or(Ok(()), VcpuSet::pause)
     }
