@@ -1,9 +1,12 @@
 //! What the command line gets wrong. Needs no lab: it is refused before anything is opened.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
-use harness::refusal;
+use anyhow::{Result, ensure};
+use harness::scratch::Scratch;
+use harness::{programs, refusal};
 
 const AT_ONCE: Duration = Duration::from_secs(1);
 const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
@@ -138,6 +141,20 @@ fn unknown_driver_is_refused() -> Result<()> {
         &["virtio-net-pci,id=net,bus=pcie.0,addr=0x3"],
         &["virtio-net-pci"],
     )
+}
+
+#[test]
+fn log_file_is_the_owners_alone_whatever_the_umask() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let log = scratch.file("vm.log");
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]);
+    command.arg(programs::find(programs::VMM)?);
+    command.args(["-kernel", "/nonexistent/vmlinuz", "-D", &log]);
+    refusal::of(&mut command)?.names(&["/nonexistent/vmlinuz"])?;
+    let mode = std::fs::metadata(&log)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "{log} has mode {mode:o}");
+    Ok(())
 }
 
 #[test]

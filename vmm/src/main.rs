@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -41,7 +42,11 @@ fn main() -> ExitCode {
 /// Stage 1.
 fn stage_supervisor(config: Config) -> anyhow::Result<ExitCode> {
     let file = config.log.file.as_ref().map(|path| {
-        let file = File::options().append(true).create(true).open(path);
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path);
         file.with_context(|| {
             format!(
                 "-D {}: cannot be opened; give a path that can be written",
