@@ -64,6 +64,14 @@ const ADD: &[(&str, &str)] = &[
         "Duplicate device ID 'pcie.2': a root port has it",
     ),
     (
+        r#""driver":"vfio-pci","id":"pcie.0","bus":"pcie.1","addr":"0x0","host":"0000:00:04.0""#,
+        "Duplicate device ID 'pcie.0': the root bus has it",
+    ),
+    (
+        r#""driver":"vfio-user-pci","id":"x","bus":"pcie.1","addr":"0x0","socket":"x.sock""#,
+        "socket=x.sock: write the whole path, from /",
+    ),
+    (
         r#""driver":"vfio-pci","id":"x","bus":"pcie.1","addr":"0x0","host":"0000:00:05.0""#,
         "host device 0000:00:05.0 is already passed to this machine as 'net'",
     ),

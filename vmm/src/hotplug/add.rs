@@ -13,6 +13,7 @@ use super::ready::Watched;
 use super::supervisor::SupervisorError;
 use super::worker::Job;
 use crate::config::json;
+use crate::config::place::ROOT_BUS;
 use crate::config::{ConfigError, DeviceConfig, VfioCommon};
 use crate::one_line::one_line;
 use crate::pci::HotPlugError;
@@ -83,6 +84,9 @@ impl Devices {
             id: id.to_owned(),
             state,
         };
+        if id == ROOT_BUS {
+            return Err(duplicate("the root bus has it"));
+        }
         if self.is_port(id) {
             return Err(duplicate("a root port has it"));
         }
