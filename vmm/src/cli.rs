@@ -13,7 +13,7 @@ use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_s
 use crate::config::memory::MemoryObject;
 use crate::config::{
     Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SerialConfig,
-    help, monitor, topology,
+    help, monitor, root_port, topology,
 };
 
 #[cfg(test)]
@@ -93,10 +93,11 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         return Err(ConfigError::Missing(format!("-append: {reason}")).into());
     }
     let serial = serial(&all(matches, "serial"))?;
-    let devices = devices
+    let mut devices = devices
         .iter()
         .map(|device| DeviceConfig::parse(device))
         .collect::<Result<Vec<_>, _>>()?;
+    root_port::number_ports(&mut devices)?;
     topology::check(&devices)?;
     let [qmp, chardevs, mons] = ["qmp", "chardev", "mon"].map(|option| all(matches, option));
     let policy = all(matches, "device-policy")

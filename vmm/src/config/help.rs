@@ -18,8 +18,9 @@ const PLACE: &str = "\
 ";
 
 const ROOT_PORT: &str = "\
-  port=N               port number, 0 to 254; 0 by default
-  chassis=N            chassis number, 0 to 65535
+  port=N               its number, 1 to 254, by which the guest names its slot; chosen if not given
+  chassis=N            taken for the sake of QEMU's users; it changes nothing
+  io-reserve=SIZE      I/O ports kept for devices behind it; 4K by default while there are enough for all ports
   mem-reserve=SIZE     32-bit memory kept for devices behind it; 2M by default
   pref64-reserve=SIZE  64-bit prefetchable memory kept for devices behind it; 2M by default
 ";

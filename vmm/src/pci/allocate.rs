@@ -13,6 +13,7 @@ mod free_space;
 use std::cmp::Reverse;
 
 use behind_port::Inside;
+pub use behind_port::fit;
 use free_space::FreeSpace;
 
 use super::AddressRange;
@@ -38,8 +39,8 @@ pub struct PciWindows {
 /// Space that a root port gets even when nothing behind it needs it, for what is plugged later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortReserve {
-    /// Bytes of I/O ports; given up for all ports where the I/O window has no room for it.
-    pub io: u64,
+    /// Bytes of I/O ports. `None`: one step, given up for all such ports where the I/O window has no room for it.
+    pub io: Option<u64>,
     /// Bytes of 32-bit memory.
     pub memory: u64,
     /// Bytes of 64-bit prefetchable memory.
@@ -49,7 +50,7 @@ pub struct PortReserve {
 impl Default for PortReserve {
     fn default() -> Self {
         Self {
-            io: IO_WINDOW_STEP,
+            io: None,
             memory: 2 << 20,
             prefetchable: 2 << 20,
         }
@@ -185,7 +186,14 @@ pub fn allocate(
         let placed = place_space(space, window, root, &behind, &mut plan);
         if space == Space::Io && placed.is_err() {
             plan = before;
-            let needed: Vec<Inside> = behind.into_iter().map(Inside::without_reserve).collect();
+            let needed: Vec<Inside> = behind
+                .into_iter()
+                .zip(ports)
+                .map(|(inside, port)| match port.reserve.io {
+                    None => inside.without_reserve(),
+                    Some(_) => inside,
+                })
+                .collect();
             place_space(space, window, root, &needed, &mut plan)?;
         } else {
             placed?;
@@ -306,15 +314,6 @@ fn record(plan: &mut Plan, space: Space, item: &Item<'_>, address: u64) {
                 }));
         }
     }
-}
-
-/// What one function behind a port takes of an address space, packed as [`allocate`] packs it.
-pub fn space_needed(function: &FunctionRequest, space: Space) -> u64 {
-    function
-        .bars
-        .iter()
-        .filter(|bar| space_behind_port(bar.kind) == space)
-        .fold(0, |sum: u64, bar| sum.saturating_add(footprint(bar)))
 }
 
 /// What a decoder takes of its address space; memory in whole pages.

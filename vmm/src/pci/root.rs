@@ -339,9 +339,9 @@ impl Work {
 fn reserve(config: &RootPortConfig) -> PortReserve {
     let default = PortReserve::default();
     PortReserve {
+        io: config.io_reserve,
         memory: config.mem_reserve.unwrap_or(default.memory),
         prefetchable: config.pref64_reserve.unwrap_or(default.prefetchable),
-        ..default
     }
 }
 

@@ -30,14 +30,15 @@ fn qemu_json_makes_the_same_device_as_the_plain_form() {
 }
 
 #[test]
-fn root_port_has_port_and_chassis() {
+fn root_port_has_a_number_and_takes_a_chassis() {
     let text = "pcie-root-port,id=pcie.1,port=0x1,chassis=7,bus=pcie.0,addr=0x1";
     let DeviceConfig::RootPort(port) = DeviceConfig::parse(text).unwrap() else {
         panic!("not a root port")
     };
-    assert_eq!(
-        (port.id.as_str(), port.port, port.chassis),
-        ("pcie.1", 1, Some(7))
+    assert_eq!((port.id.as_str(), port.port), ("pcie.1", 1));
+    assert!(
+        refused("pcie-root-port,id=p,chassis=x,bus=pcie.0,addr=0x1")
+            .contains("write a number from 0 to 65535")
     );
 }
 

@@ -20,7 +20,7 @@ const WINDOWS: PciWindows = PciWindows {
     },
 };
 const NO_RESERVE: PortReserve = PortReserve {
-    io: 0,
+    io: Some(0),
     memory: 0,
     prefetchable: 0,
 };
@@ -131,6 +131,56 @@ fn empty_port_gets_its_reserve() {
 }
 
 #[test]
+fn window_of_an_empty_port_is_aligned_for_a_bar_as_large_as_the_reserve() {
+    let empty = |memory, prefetchable| PortRequest {
+        id: "pcie.1".into(),
+        reserve: PortReserve {
+            io: None,
+            memory,
+            prefetchable,
+        },
+        functions: vec![],
+    };
+    let ports = [empty(3 << 20, 16 << 30), empty(2 << 20, 2 << 20)];
+    let disk = function(8, &[bar(0, MEM64_PREFETCHABLE, 256 << 20)]);
+    let plan = allocate(&WINDOWS, &[disk], &ports).unwrap();
+    for (bridge, size32, size64) in [
+        (plan.bridges[0], 2 << 20, 16 << 30),
+        (plan.bridges[1], 2 << 20, 2 << 20),
+    ] {
+        let device = function(
+            0,
+            &[bar(0, MEM32, size32), bar(2, MEM64_PREFETCHABLE, size64)],
+        );
+        assert_eq!(fit(&device, Space::Memory32, bridge.memory), Ok(()));
+        assert_eq!(fit(&device, Space::Memory64, bridge.prefetchable), Ok(()));
+    }
+}
+
+#[test]
+fn decoders_that_fit_a_window_only_by_the_sum_of_their_sizes_are_told_a_reserve_that_holds_them() {
+    let window = AddressRange {
+        start: 0xc030_0000,
+        len: 2 << 20,
+    };
+    let device = function(0, &[bar(0, MEM32, 2 << 20)]);
+    let needed = fit(&device, Space::Memory32, Some(window)).unwrap_err();
+    assert_eq!(needed, 2 << 20);
+    let reserved = PortRequest {
+        reserve: PortReserve {
+            memory: needed,
+            ..NO_RESERVE
+        },
+        ..port(vec![])
+    };
+    let plan = allocate(&WINDOWS, &[], &[reserved]).unwrap();
+    assert_eq!(
+        fit(&device, Space::Memory32, plan.bridges[0].memory),
+        Ok(())
+    );
+}
+
+#[test]
 fn bar_larger_than_its_window_names_device_size_and_window() {
     let refused = allocate(&WINDOWS, &[function(8, &[bar(0, MEM32, 1 << 31)])], &[]).unwrap_err();
     let text = refused.to_string();
@@ -226,4 +276,25 @@ fn empty_ports_get_io_windows_while_there_is_room_and_none_when_there_is_not() {
             .iter()
             .all(|bridge| bridge.io.is_none() && bridge.memory.is_some())
     );
+}
+
+#[test]
+fn io_reserve_that_is_asked_for_is_kept_where_the_others_are_given_up() {
+    let port = |index: usize| PortRequest {
+        id: format!("pcie.{index}"),
+        reserve: PortReserve {
+            io: (index == 3).then_some(0x1000),
+            ..PortReserve::default()
+        },
+        functions: Vec::new(),
+    };
+    let ports: Vec<PortRequest> = (0..31).map(port).collect();
+    let plan = allocate(&WINDOWS, &[], &ports).unwrap();
+    let with_io: Vec<u8> = plan
+        .bridges
+        .iter()
+        .filter(|bridge| bridge.io.is_some())
+        .map(|bridge| bridge.bus)
+        .collect();
+    assert_eq!(with_io, [4]);
 }

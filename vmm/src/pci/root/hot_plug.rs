@@ -7,7 +7,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::super::allocate::{FunctionRequest, Space, space_needed};
+use super::super::AddressRange;
+use super::super::allocate::{BridgePlan, FunctionRequest, Space, fit};
 use super::super::intx;
 use super::super::root_port::{PortInterrupt, RootPort};
 use super::super::slot::{Action, Event, Phase};
@@ -15,6 +16,7 @@ use super::super::topology::{Bus, PlaceError};
 use super::{PciFunction, PciHost, Port, Tree};
 use crate::config::Place;
 use crate::config::place::ROOT_BUS;
+use crate::config::root_port::{MAX_IO_RESERVE, MAX_MEM_RESERVE, MAX_PREF64_RESERVE};
 
 /// What a slot needs of the machine. Called from a vCPU's thread without locks: it must not block.
 pub trait SlotServices: Send + Sync {
@@ -60,8 +62,7 @@ pub enum HotPlugError {
     },
     /// Too large for the port's window.
     #[error(
-        "Device {id} needs {needed:#x} bytes of {space} and port {port} has a window of {window:#x}; start the VM with \
-         {option}={needed:#x} (or more) on the port"
+        "Device {id} needs {needed:#x} bytes of {space} and port {port} has a window of {window:#x}; {advice}"
     )]
     TooLarge {
         /// The device.
@@ -74,8 +75,8 @@ pub enum HotPlugError {
         needed: u64,
         /// What there is.
         window: u64,
-        /// The port's property that sizes the window.
-        option: &'static str,
+        /// What would make it fit.
+        advice: String,
     },
     /// It cannot sit there.
     #[error(transparent)]
@@ -313,28 +314,41 @@ fn fits(id: &str, port: &RootPort, function: &Arc<dyn PciFunction>) -> Result<()
         bars: function.bars(),
     };
     let plan = port.plan();
-    let size = |window: Option<super::super::AddressRange>| window.map_or(0, |window| window.len);
-    let memory = (
-        Space::Memory32,
-        size(plan.and_then(|plan| plan.memory)),
-        "mem-reserve",
-    );
-    let wide = (
-        Space::Memory64,
-        size(plan.and_then(|plan| plan.prefetchable)),
-        "pref64-reserve",
-    );
-    for (space, window, option) in [memory, wide] {
-        let needed = space_needed(&request, space);
-        if needed > window {
-            let (id, port) = (id.to_owned(), port.id().to_owned());
+    let window = |of: fn(&BridgePlan) -> Option<AddressRange>| plan.as_ref().and_then(of);
+    let spaces = [
+        (
+            Space::Memory32,
+            window(|plan| plan.memory),
+            "mem-reserve",
+            MAX_MEM_RESERVE,
+        ),
+        (
+            Space::Memory64,
+            window(|plan| plan.prefetchable),
+            "pref64-reserve",
+            MAX_PREF64_RESERVE,
+        ),
+        (
+            Space::Io,
+            window(|plan| plan.io),
+            "io-reserve",
+            MAX_IO_RESERVE,
+        ),
+    ];
+    for (space, window, option, limit) in spaces {
+        if let Err(needed) = fit(&request, space, window) {
+            let advice = if needed > limit {
+                "that is more than a port can have: pass it on pcie.0 from the start".to_owned()
+            } else {
+                format!("start the VM with {option}={needed:#x} (or more) on the port")
+            };
             return Err(HotPlugError::TooLarge {
-                id,
-                port,
+                id: id.to_owned(),
+                port: port.id().to_owned(),
                 space,
                 needed,
-                window,
-                option,
+                window: window.map_or(0, |window| window.len),
+                advice,
             });
         }
     }

@@ -102,19 +102,21 @@ impl Machine {
 
     pub(super) fn with_port() -> Machine {
         let machine = Machine::new();
-        let place = place("pcie.0", 1, 0, false);
+        machine.add_port(1, None);
         machine
-            .host
-            .add_root_port(&RootPortConfig {
-                id: "pcie.1".into(),
-                port: 1,
-                chassis: None,
-                place,
-                mem_reserve: None,
-                pref64_reserve: None,
-            })
-            .unwrap();
-        machine
+    }
+
+    /// Root port `pcie.N` in slot N.
+    pub(super) fn add_port(&self, number: u8, io_reserve: Option<u64>) {
+        let port = RootPortConfig {
+            id: format!("pcie.{number}"),
+            port: number,
+            place: place("pcie.0", number, 0, false),
+            io_reserve,
+            mem_reserve: None,
+            pref64_reserve: None,
+        };
+        self.host.add_root_port(&port).unwrap();
     }
 
     fn plug(&self, id: &str, place: &Place, bars: &[BarRequest]) -> Arc<Recorder> {

@@ -96,15 +96,52 @@ fn device_too_large_for_the_window_is_refused_with_the_size_it_needs() {
             Recorder::new("gpu", &[memory_bar(16 << 20)]),
         )
         .unwrap_err();
-    assert!(matches!(
-        error,
-        HotPlugError::TooLarge {
-            needed: 0x100_0000,
-            option: "mem-reserve",
-            ..
-        }
-    ));
+    let text = error.to_string();
+    assert!(
+        text.contains("needs 0x1000000 bytes of 32-bit memory")
+            && text.contains("start the VM with mem-reserve=0x1000000"),
+        "{text}"
+    );
     assert_eq!(host.slots()[0].devices, Vec::<String>::new());
+}
+
+#[test]
+fn device_too_large_for_any_window_of_a_port_is_sent_to_the_root_bus() {
+    let host = host_with_port();
+    let gpu = Recorder::new("gpu", &[memory_bar(1 << 30)]);
+    let text = host.hot_plug(&behind("pcie.1"), gpu).unwrap_err();
+    assert!(
+        text.to_string()
+            .contains("more than a port can have: pass it on pcie.0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn io_bar_behind_a_port_without_io_ports_is_refused_with_the_reserve_it_needs() {
+    let machine = Machine::with_port();
+    for number in 2..18 {
+        machine.add_port(number, None);
+    }
+    machine.add_port(18, Some(0x1000));
+    let host = machine.host;
+    host.program().unwrap();
+    let serial = || {
+        let ports = BarRequest {
+            index: 0,
+            kind: BarKind::Io,
+            size: 8,
+        };
+        Recorder::new("serial", &[ports])
+    };
+    let error = host.hot_plug(&behind("pcie.2"), serial()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("start the VM with io-reserve=0x1000"),
+        "{error}"
+    );
+    host.hot_plug(&behind("pcie.18"), serial()).unwrap();
 }
 
 #[test]
