@@ -1,22 +1,17 @@
 //! The command line, parsed once into a validated `Command`.
 //!
-//! Every device has a socket of its own: in `vfio`, each `--host` is followed by its `--socket PATH` or `--socket-fd N`.
-//! Not here: opening anything. Limit: `MAX_DEVICES` devices in one process.
+//! Every device has a socket of its own: in `vfio`, each `--host` is followed by its `--socket PATH` or `--socket-fd N`
+//! (see `devices`). Not here: opening anything.
 
+mod devices;
 mod host;
 
-use std::path::PathBuf;
-
-use clap::{
-    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-};
-use protocol::PciAddress;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sandbox::profile::Mode;
 
+use self::devices::{DeviceArgs, SocketArgs};
+pub use self::devices::{Endpoint, ServedDevice};
 use crate::host::command::HostCommand;
-
-/// Devices that one process serves. Source: an IOMMU group has at most the functions of a few slots.
-const MAX_DEVICES: usize = 64;
 
 /// What the process is to do.
 #[derive(Debug)]
@@ -42,7 +37,7 @@ pub enum Devices {
     /// PCI devices of one IOMMU group.
     Vfio {
         /// Each with its socket.
-        devices: Vec<(PciAddress, Endpoint)>,
+        devices: Vec<ServedDevice>,
         /// How they are opened.
         options: VfioArgs,
     },
@@ -53,15 +48,6 @@ pub enum Devices {
         /// Reach client memory by messages only.
         message_dma: bool,
     },
-}
-
-/// Where clients come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A socket to bind.
-    Path(PathBuf),
-    /// An inherited socket, listening or connected.
-    Fd(i32),
 }
 
 /// Options of every subcommand.
@@ -127,11 +113,8 @@ enum Kind {
         process: ProcessArgs,
         #[command(flatten)]
         options: VfioArgs,
-        /// PCI address of a device, as 0000:1a:00.3
-        #[arg(long, value_name = "ADDR", action = ArgAction::Append, required = true)]
-        host: Vec<PciAddress>,
         #[command(flatten)]
-        sockets: SocketArgs,
+        devices: DeviceArgs,
     },
     /// Serve the software test device
     Test {
@@ -148,16 +131,6 @@ enum Kind {
     Host(host::Host),
 }
 
-#[derive(Debug, Args)]
-struct SocketArgs {
-    /// Path of the socket to listen on
-    #[arg(long, value_name = "PATH", action = ArgAction::Append)]
-    socket: Vec<PathBuf>,
-    /// Inherited socket: listening, or connected to one client
-    #[arg(long, value_name = "N", action = ArgAction::Append, value_parser = clap::value_parser!(i32).range(3..))]
-    socket_fd: Vec<i32>,
-}
-
 /// Parses the arguments, program name first. The error knows its text and exit status (also for --help).
 pub fn parse<I>(arguments: I) -> Result<Task, clap::Error>
 where
@@ -166,18 +139,14 @@ where
 {
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
-    let order = matches
-        .subcommand()
-        .map(|(_, matches)| EndpointOrder::new(matches))
-        .unwrap_or_default();
     match cli.kind {
         Kind::Vfio {
             process,
             options,
-            host,
-            sockets,
+            devices,
         } => {
-            let devices = pair(host, sockets, order)?;
+            let matches = matches.subcommand().map(|(_, matches)| matches);
+            let devices = devices.devices(matches.unwrap_or(&ArgMatches::default()))?;
             Ok(Task::Serve(Command {
                 process,
                 devices: Devices::Vfio { devices, options },
@@ -187,98 +156,15 @@ where
             process,
             message_dma,
             sockets,
-        } => {
-            let mut endpoints = endpoints(sockets, order).into_iter();
-            match (endpoints.next(), endpoints.next()) {
-                (Some((_, endpoint)), None) => Ok(Task::Serve(Command {
-                    process,
-                    devices: Devices::Test {
-                        endpoint,
-                        message_dma,
-                    },
-                })),
-                (_, _) => Err(usage(
-                    "test takes exactly one --socket PATH or --socket-fd N",
-                )),
-            }
-        }
+        } => Ok(Task::Serve(Command {
+            process,
+            devices: Devices::Test {
+                endpoint: sockets.only("test")?,
+                message_dma,
+            },
+        })),
         Kind::Host(host) => Ok(Task::Host(host.into())),
     }
-}
-
-/// Where on the command line each option stood.
-#[derive(Debug, Default)]
-struct EndpointOrder {
-    hosts: Vec<usize>,
-    sockets: Vec<usize>,
-    socket_fds: Vec<usize>,
-}
-
-impl EndpointOrder {
-    fn new(matches: &ArgMatches) -> EndpointOrder {
-        let indices = |id: &str| match matches.try_contains_id(id) {
-            Ok(true) => matches
-                .indices_of(id)
-                .map(Iterator::collect)
-                .unwrap_or_default(),
-            Ok(false) | Err(_) => Vec::new(),
-        };
-        EndpointOrder {
-            hosts: indices("host"),
-            sockets: indices("socket"),
-            socket_fds: indices("socket_fd"),
-        }
-    }
-}
-
-/// The sockets in the order in which they were given, with their positions.
-fn endpoints(sockets: SocketArgs, order: EndpointOrder) -> Vec<(usize, Endpoint)> {
-    let paths = order
-        .sockets
-        .into_iter()
-        .zip(sockets.socket.into_iter().map(Endpoint::Path));
-    let fds = order
-        .socket_fds
-        .into_iter()
-        .zip(sockets.socket_fd.into_iter().map(Endpoint::Fd));
-    let mut all: Vec<(usize, Endpoint)> = paths.chain(fds).collect();
-    all.sort_by_key(|(position, _)| *position);
-    all
-}
-
-/// Gives every host the one socket that stands between it and the next host.
-fn pair(
-    hosts: Vec<PciAddress>,
-    sockets: SocketArgs,
-    mut order: EndpointOrder,
-) -> Result<Vec<(PciAddress, Endpoint)>, clap::Error> {
-    if hosts.len() > MAX_DEVICES {
-        return Err(usage(&format!(
-            "at most {MAX_DEVICES} devices can be served by one process"
-        )));
-    }
-    let positions = std::mem::take(&mut order.hosts);
-    let mut endpoints = endpoints(sockets, order).into_iter().peekable();
-    let mut paired: Vec<(PciAddress, Endpoint)> = Vec::new();
-    let ends = positions.iter().skip(1).copied().chain([usize::MAX]);
-    for ((host, start), end) in hosts.into_iter().zip(&positions).zip(ends) {
-        let endpoint = endpoints.next_if(|(at, _)| start < at && *at < end);
-        let (Some((_, endpoint)), None) = (endpoint, endpoints.next_if(|(at, _)| *at < end)) else {
-            return Err(usage(&format!(
-                "--host {host} must be followed by one --socket PATH or --socket-fd N"
-            )));
-        };
-        if paired.iter().any(|(other, _)| *other == host) {
-            return Err(usage(&format!("--host {host} is given twice")));
-        }
-        if paired.iter().any(|(_, other)| *other == endpoint) {
-            return Err(usage(&format!(
-                "the socket of --host {host} is given twice"
-            )));
-        }
-        paired.push((host, endpoint));
-    }
-    Ok(paired)
 }
 
 fn usage(text: &str) -> clap::Error {

@@ -18,8 +18,8 @@ use sandbox::roles::vfio::{self, VfioDescriptors};
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
-use crate::backends::vfio::{OpenError, OpenOptions};
-use crate::cli::{Command, Devices, Endpoint};
+use crate::backends::vfio::{OpenError, OpenOptions, WantedDevice};
+use crate::cli::{Command, Devices, Endpoint, ServedDevice};
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{ServeConfig, ServeError, Shutdown, Source};
@@ -222,18 +222,23 @@ fn open(devices: Devices) -> Result<Vec<Opened>, RunError> {
                 container_fd: adopt_optional("--container-fd", options.container_fd)?,
                 group_fd: adopt_optional("--group-fd", options.group_fd)?,
             };
-            let (hosts, endpoints): (Vec<_>, Vec<_>) = devices.into_iter().unzip();
-            let backends = crate::backends::vfio::open(&hosts, &options)?;
+            let wanted: Vec<_> = devices.iter().map(wanted).collect();
+            let backends = crate::backends::vfio::open(&wanted, &options)?;
             // The hardware does the DMA, so the second socket stays silent. It is there all the same: a client that has it
             // need not look at the first one whenever an answer comes.
-            let configs = hosts
-                .iter()
-                .map(|host| ServeConfig::new(host.to_string(), true));
-            let devices = configs.zip(backends).zip(endpoints);
-            Ok(devices
-                .map(|((config, backend), endpoint)| (config, backend, endpoint))
-                .collect())
+            let opened = devices.into_iter().zip(backends).map(|(device, backend)| {
+                let config = ServeConfig::new(device.host.to_string(), true);
+                (config, backend, device.endpoint)
+            });
+            Ok(opened.collect())
         }
+    }
+}
+
+fn wanted(device: &ServedDevice) -> WantedDevice {
+    WantedDevice {
+        address: device.host,
+        bar_mmap: device.bar_mmap,
     }
 }
 

@@ -39,7 +39,13 @@ impl DeviceServer {
 
     /// A server of one VFIO device.
     pub fn vfio(host: &str, socket: &str) -> Result<Self> {
-        let server = Self::start(&["vfio", "--host", host, "--socket", socket])?;
+        Self::vfio_with(host, socket, &[])
+    }
+
+    /// The same with more options of that device.
+    pub fn vfio_with(host: &str, socket: &str, options: &[&str]) -> Result<Self> {
+        let arguments = ["vfio", "--host", host, "--socket", socket];
+        let server = Self::start(&[&arguments, options].concat())?;
         let kind = Path::new(socket)
             .metadata()
             .with_context(|| format!("the server's socket {socket}"))?

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use rustix::net::{
@@ -21,7 +21,18 @@ const HEADER_BYTES: usize = 16;
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const MAX_FDS: usize = 64;
 
-type Counts = Arc<Mutex<BTreeMap<u16, u64>>>;
+/// vfio-user DEVICE_GET_REGION_INFO.
+const REGION_INFO: u16 = 5;
+
+type Counts = Arc<Mutex<Tally>>;
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// Messages by command.
+    messages: BTreeMap<u16, u64>,
+    /// Fds that came with region infos, which only a server sends: they give access to BARs.
+    bar_fds: u64,
+}
 
 /// Counts the messages of one session, replies included.
 #[derive(Debug)]
@@ -46,19 +57,21 @@ impl MessageCounter {
 
     /// Messages so far, in both directions.
     pub fn total(&self) -> u64 {
-        self.counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .sum()
+        self.tally().messages.values().sum()
     }
 
     /// Messages so far by vfio-user command number.
     pub fn by_command(&self) -> BTreeMap<u16, u64> {
-        self.counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.tally().messages.clone()
+    }
+
+    /// Fds that give access to BARs, so far.
+    pub fn bar_fds(&self) -> u64 {
+        self.tally().bar_fds
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,11 +92,12 @@ fn relay(from: &UnixStream, to: &UnixStream, counts: &Counts) -> Result<()> {
     loop {
         let (message, fds) = receive(from)?;
         let command = u16::from_le_bytes([message[2], message[3]]);
-        *counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(command)
-            .or_default() += 1;
+        let mut tally = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *tally.messages.entry(command).or_default() += 1;
+        if command == REGION_INFO {
+            tally.bar_fds += u64::try_from(fds.len())?;
+        }
+        drop(tally);
         send(to, &message, &fds)?;
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
-use harness::proc_files::{is_vfio, mappings, open_files};
+use harness::proc_files::{command_line, is_vfio, mappings, open_files};
 use harness::vm::Vm;
 
 const USE_THE_DISK: &str = r#"
@@ -12,9 +12,9 @@ const USE_THE_DISK: &str = r#"
     pause running
 "#;
 
-fn running_vm() -> Result<Vm> {
+fn running_vm(device_options: &str) -> Result<Vm> {
     HostDevice::at(NVME).give_to_vfio()?;
-    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
+    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03{device_options}");
     let vm = Vm::start(
         &["-m", "256M", "-device", &device],
         &Guest::running(USE_THE_DISK),
@@ -26,7 +26,7 @@ fn running_vm() -> Result<Vm> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn vmm_and_supervisor_hold_no_vfio_fd_and_device_server_does() -> Result<()> {
-    let mut vm = running_vm()?;
+    let mut vm = running_vm("")?;
     let servers = vm.device_server_pids()?;
     assert_eq!(servers.len(), 1, "one device server for one device");
     for pid in vm.all_pids()? {
@@ -46,7 +46,7 @@ fn vmm_and_supervisor_hold_no_vfio_fd_and_device_server_does() -> Result<()> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn device_server_and_supervisor_hold_no_guest_memory() -> Result<()> {
-    let mut vm = running_vm()?;
+    let mut vm = running_vm("")?;
     let vmm = vm.vmm_pid()?;
     let ram = mappings(vmm)?
         .into_iter()
@@ -71,5 +71,22 @@ fn device_server_and_supervisor_hold_no_guest_memory() -> Result<()> {
     }
     vm.resume()?;
     vm.finish()?.succeeded()?;
+    Ok(())
+}
+
+/// What a server with this option sends is counted in `fast_path`.
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn bar_mmap_off_reaches_the_device_server() -> Result<()> {
+    for (device_options, expected) in [("", false), (",bar-mmap=off", true)] {
+        let mut vm = running_vm(device_options)?;
+        let server = command_line(vm.device_server_pids()?[0]);
+        let told = server
+            .windows(2)
+            .any(|words| words == ["--bar-mmap", "off"]);
+        assert_eq!(told, expected, "{device_options}: {server:?}");
+        vm.resume()?;
+        vm.finish()?.succeeded()?;
+    }
     Ok(())
 }

@@ -282,7 +282,7 @@ fn options() -> Clap {
             many(value("qmp", "WHERE", "a QMP socket: unix:PATH,server=on,wait=off, or tcp:127.0.0.1:PORT,server=on,wait=off")),
             many(value("chardev", "CHARDEV", "socket,id=ID,path=PATH|fd=NUMBER,server=on,wait=off: a socket for -mon")),
             many(value("mon", "MON", "chardev=ID,mode=control: QMP on this chardev")),
-            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on] or allow-socket=PATH")),
+            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off] or allow-socket=PATH")),
             value("name", "NAME", "the machine's name, for query-name"),
             path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),
             switch("mem-prealloc", "take all guest memory at start"),

@@ -11,25 +11,26 @@ fn parse_task(words: &str) -> Result<Task, clap::Error> {
     parse(std::iter::once("bulkhead-device-server").chain(words.split_whitespace()))
 }
 
-fn vfio_devices(words: &str) -> Vec<(String, Endpoint)> {
+fn vfio_devices(words: &str) -> Vec<(String, Endpoint, bool)> {
     match parse_words(words).expect("valid").devices {
         Devices::Vfio { devices, .. } => devices
             .into_iter()
-            .map(|(host, endpoint)| (host.to_string(), endpoint))
+            .map(|device| (device.host.to_string(), device.endpoint, device.bar_mmap))
             .collect(),
         Devices::Test { .. } => panic!("vfio expected"),
     }
 }
 
 #[test]
-fn every_host_gets_the_socket_behind_it() {
+fn every_host_gets_what_stands_behind_it() {
     let devices = vfio_devices(
-        "vfio --host 0000:1a:00.0 --socket /a --allow-no-reset --host 1a:00.1 --socket-fd 7 --host 1a:00.2 --socket=/c",
+        "vfio --host 0000:1a:00.0 --socket /a --allow-no-reset --host 1a:00.1 --bar-mmap=off --socket-fd 7 --host 1a:00.2 \
+         --socket=/c --bar-mmap on",
     );
     let expected = [
-        ("0000:1a:00.0".into(), Endpoint::Path("/a".into())),
-        ("0000:1a:00.1".into(), Endpoint::Fd(7)),
-        ("0000:1a:00.2".into(), Endpoint::Path("/c".into())),
+        ("0000:1a:00.0".into(), Endpoint::Path("/a".into()), true),
+        ("0000:1a:00.1".into(), Endpoint::Fd(7), false),
+        ("0000:1a:00.2".into(), Endpoint::Path("/c".into()), true),
     ];
     assert_eq!(devices, expected);
 }
@@ -45,6 +46,9 @@ fn host_without_socket_or_with_two_is_bad_usage() {
         "vfio --host 1a:00.0 --socket /a --host 1a:00.0 --socket /b",
         "vfio --host 1a:00.0 --socket /a --host 1a:00.1 --socket /a",
         "vfio --host nonsense --socket /a",
+        "vfio --bar-mmap off --host 1a:00.0 --socket /a",
+        "vfio --host 1a:00.0 --socket /a --bar-mmap off --bar-mmap off",
+        "vfio --host 1a:00.0 --socket /a --bar-mmap",
         "vfio --host 1a:00.0 --socket /a --group-fd 7",
         "vfio --host 1a:00.0 --socket-fd 1",
         "test",

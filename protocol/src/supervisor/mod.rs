@@ -50,14 +50,41 @@ pub enum Target {
     Host {
         /// Its address.
         host: PciAddress,
-        /// Whether it is acceptable that the device cannot be reset.
-        allow_no_reset: bool,
+        /// How it is served.
+        options: HostOptions,
     },
     /// A device server that listens on this socket.
     Socket {
         /// An absolute path.
         path: String,
     },
+}
+
+/// How a host device is served: what the operator decides for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HostOptions {
+    /// Whether it is acceptable that the device cannot be reset.
+    pub allow_no_reset: bool,
+    /// Whether its client may map its BARs.
+    pub bar_mmap: BarMmap,
+}
+
+/// Whether a client may map the BARs of a device. In the order of what it gives away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BarMmap {
+    /// No: every access is a message to the server, and no descriptor of the device leaves the server.
+    Off,
+    /// What the server offers is mapped.
+    #[default]
+    On,
+}
+
+impl BarMmap {
+    fn is_default(&self) -> bool {
+        *self == BarMmap::default()
+    }
 }
 
 /// What the supervisor answers. Every request gets one reply, which names its id; replies may come in another order.
@@ -115,8 +142,33 @@ struct WireAttach {
     host: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     allow_no_reset: bool,
+    #[serde(default, skip_serializing_if = "BarMmap::is_default")]
+    bar_mmap: BarMmap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
+}
+
+impl WireAttach {
+    fn new(id: String, target: Target) -> WireAttach {
+        let (host, options, socket) = match target {
+            Target::Host { host, options } => (Some(host.to_string()), options, None),
+            Target::Socket { path } => (None, HostOptions::default(), Some(path)),
+        };
+        WireAttach {
+            id,
+            host,
+            allow_no_reset: options.allow_no_reset,
+            bar_mmap: options.bar_mmap,
+            socket,
+        }
+    }
+
+    fn options(&self) -> HostOptions {
+        HostOptions {
+            allow_no_reset: self.allow_no_reset,
+            bar_mmap: self.bar_mmap,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,6 +189,7 @@ impl Request {
     pub fn decode(packet: &[u8]) -> Result<Request, MessageError> {
         match serde_json::from_slice(packet).map_err(|_| MessageError::Unknown)? {
             WireRequest::Attach(attach) => {
+                let options = attach.options();
                 let id = checked_id(attach.id)?;
                 let target = match (attach.host, attach.socket) {
                     (Some(host), None) => Target::Host {
@@ -144,9 +197,10 @@ impl Request {
                             field: "host",
                             expected: "PCI address",
                         })?,
-                        allow_no_reset: attach.allow_no_reset,
+                        options,
                     },
-                    (None, Some(path)) if !attach.allow_no_reset => Target::Socket {
+                    // A server that others started is served as they said.
+                    (None, Some(path)) if options == HostOptions::default() => Target::Socket {
                         path: checked_path(path)?,
                     },
                     (_, _) => return Err(MessageError::Unknown),
@@ -162,31 +216,10 @@ impl Request {
     /// The packet.
     pub fn encode(&self) -> Vec<u8> {
         let wire = match self.clone() {
-            Request::Attach {
-                id,
-                target:
-                    Target::Host {
-                        host,
-                        allow_no_reset,
-                    },
-            } => WireRequest::Attach(WireAttach {
-                id,
-                host: Some(host.to_string()),
-                allow_no_reset,
-                socket: None,
-            }),
-            Request::Attach {
-                id,
-                target: Target::Socket { path },
-            } => WireRequest::Attach(WireAttach {
-                id,
-                host: None,
-                allow_no_reset: false,
-                socket: Some(path),
-            }),
+            Request::Attach { id, target } => WireRequest::Attach(WireAttach::new(id, target)),
             Request::Release { id } => WireRequest::Release(WireRelease { id }),
         };
-        // Strings and booleans always serialize.
+        // Strings, booleans and names always serialize.
         serde_json::to_vec(&wire).unwrap_or_default()
     }
 }

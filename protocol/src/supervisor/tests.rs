@@ -7,7 +7,7 @@ use super::*;
 fn attach_host() -> Request {
     let target = Target::Host {
         host: "0000:1a:00.3".parse().unwrap(),
-        allow_no_reset: false,
+        options: HostOptions::default(),
     };
     Request::Attach {
         id: "net".into(),
@@ -17,13 +17,16 @@ fn attach_host() -> Request {
 
 #[test]
 fn requests_golden_text() {
-    let no_reset = Target::Host {
+    let with_options = Target::Host {
         host: "0000:1a:00.3".parse().unwrap(),
-        allow_no_reset: true,
+        options: HostOptions {
+            allow_no_reset: true,
+            bar_mmap: BarMmap::Off,
+        },
     };
-    let no_reset = Request::Attach {
+    let with_options = Request::Attach {
         id: "net".into(),
-        target: no_reset,
+        target: with_options,
     };
     let socket = Request::Attach {
         id: "d".into(),
@@ -38,8 +41,8 @@ fn requests_golden_text() {
             r#"{"attach":{"id":"net","host":"0000:1a:00.3"}}"#,
         ),
         (
-            no_reset,
-            r#"{"attach":{"id":"net","host":"0000:1a:00.3","allow-no-reset":true}}"#,
+            with_options,
+            r#"{"attach":{"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"bar-mmap":"off"}}"#,
         ),
         (socket, r#"{"attach":{"id":"d","socket":"/run/x.sock"}}"#),
         (release, r#"{"release":{"id":"net"}}"#),
@@ -78,6 +81,8 @@ fn requests_outside_the_closed_set_are_refused() {
         r#"{"attach":{"id":"x","host":"../../etc"}}"#,
         r#"{"attach":{"id":"x","socket":"relative"}}"#,
         r#"{"attach":{"id":"x","socket":"/run/x.sock","allow-no-reset":true}}"#,
+        r#"{"attach":{"id":"x","socket":"/run/x.sock","bar-mmap":"off"}}"#,
+        r#"{"attach":{"id":"x","host":"0000:1a:00.3","bar-mmap":"maybe"}}"#,
         r#"{"attach":{"id":"x","host":"0000:1a:00.3","container":"/dev/vfio/vfio"}}"#,
         r#"{"attach":{"id":"","host":"0000:1a:00.3"}}"#,
         r#"{"attach":{"id":"a\nb","host":"0000:1a:00.3"}}"#,

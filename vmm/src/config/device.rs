@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use protocol::pci::PciAddress;
+pub use protocol::supervisor::{BarMmap, HostOptions};
 use serde::{Deserialize, Serialize};
 
 use super::place::{Place, whole_number};
@@ -68,10 +69,8 @@ pub struct VfioCommon {
     pub id: String,
     /// Where the guest sees it.
     pub place: Place,
-    /// Whether the guest reaches its BARs without the VMM.
-    pub bar_mmap: BarMmap,
-    /// Take a device that cannot be reset.
-    pub allow_no_reset: bool,
+    /// How it is served, if the server is our own; what the VMM can do of it itself it does with any server.
+    pub options: HostOptions,
     /// How long the guest may take to let go of it, in seconds.
     pub unplug_timeout_s: u32,
     /// What happens when it is lost.
@@ -87,15 +86,6 @@ pub enum OnFailure {
     Restart,
     /// The processors stop.
     Stop,
-}
-
-/// `bar-mmap=`: whether BAR areas are mapped into the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BarMmap {
-    /// What the server offers is mapped.
-    On,
-    /// No mapping; every access is a message to the server.
-    Off,
 }
 
 impl DeviceConfig {
@@ -224,23 +214,28 @@ pub(super) fn check_socket_path(key: &str, path: &str) -> Result<(), PropertyErr
 }
 
 fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, PropertyError> {
-    let bar_mmap = properties.take_switch("bar-mmap")?;
-    let allow_no_reset = properties.take_switch("allow-no-reset")?.unwrap_or(false);
+    let options = host_options(properties)?;
     let unplug_timeout_s = unplug_timeout(properties)?;
     let on_failure = on_failure(properties)?;
     let place = Place::take(properties)?;
-    let bar_mmap = if bar_mmap == Some(false) {
-        BarMmap::Off
-    } else {
-        BarMmap::On
-    };
     Ok(VfioCommon {
         id: checked_id(id)?,
         place,
-        bar_mmap,
-        allow_no_reset,
+        options,
         unplug_timeout_s,
         on_failure,
+    })
+}
+
+/// How a host device may be served, in `-device`, `device_add` and `-device-policy`.
+pub(super) fn host_options(properties: &mut PropertyList) -> Result<HostOptions, PropertyError> {
+    let bar_mmap = match properties.take_switch("bar-mmap")? {
+        Some(false) => BarMmap::Off,
+        Some(true) | None => BarMmap::On,
+    };
+    Ok(HostOptions {
+        allow_no_reset: properties.take_switch("allow-no-reset")?.unwrap_or(false),
+        bar_mmap,
     })
 }
 

@@ -33,7 +33,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{BarMmap, DeviceConfig, OnFailure, VfioCommon, VfioPciConfig, VfioUserConfig};
+pub use device::{
+    BarMmap, DeviceConfig, HostOptions, OnFailure, VfioCommon, VfioPciConfig, VfioUserConfig,
+};
 pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
 pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};

@@ -8,10 +8,11 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use protocol::pci::PciAddress;
+use protocol::supervisor::HostOptions;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::device::{MAX_SOCKET_PATH_BYTES, check_socket_path, pci_address};
+use super::device::{MAX_SOCKET_PATH_BYTES, check_socket_path, host_options, pci_address};
 use super::property_list::{PropertyError, PropertyList};
 
 #[cfg(test)]
@@ -41,8 +42,8 @@ pub enum PolicyRule {
         /// Its address.
         #[serde(with = "pci_address")]
         host: PciAddress,
-        /// Also without a reset.
-        allow_no_reset: bool,
+        /// With at most these.
+        options: HostOptions,
     },
     /// A vfio-user socket.
     Socket(PathBuf),
@@ -114,7 +115,7 @@ pub fn parse_name(text: &str) -> Result<String, ConfigError> {
     Ok(name)
 }
 
-/// `-device-policy allow-host=ADDRESS[,allow-no-reset=on]` or `-device-policy allow-socket=PATH`.
+/// `-device-policy allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off]` or `-device-policy allow-socket=PATH`.
 pub fn parse_policy(text: &str) -> Result<PolicyRule, ConfigError> {
     policy(text).map_err(|error| ConfigError::option("device-policy", text, error))
 }
@@ -130,7 +131,7 @@ fn policy(text: &str) -> Result<PolicyRule, PropertyError> {
             host: host
                 .parse()
                 .map_err(|error| PropertyError(format!("allow-host: {error}")))?,
-            allow_no_reset: properties.take_switch("allow-no-reset")?.unwrap_or(false),
+            options: host_options(&mut properties)?,
         },
         (None, Some(path)) => {
             check_socket_path("allow-socket", &path)?;

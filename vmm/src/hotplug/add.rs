@@ -14,7 +14,7 @@ use super::supervisor::SupervisorError;
 use super::worker::Job;
 use crate::config::json;
 use crate::config::place::ROOT_BUS;
-use crate::config::{ConfigError, DeviceConfig, VfioCommon};
+use crate::config::{ConfigError, DeviceConfig};
 use crate::one_line::one_line;
 use crate::pci::HotPlugError;
 use crate::qmp::errors::QmpError;
@@ -230,12 +230,11 @@ fn parse(properties: Map<String, Value>) -> Result<DeviceConfig, QmpError> {
 }
 
 fn target(config: &DeviceConfig) -> Option<Target> {
-    let no_reset = |common: &VfioCommon| common.allow_no_reset;
     match config {
         DeviceConfig::RootPort(_) => None,
         DeviceConfig::VfioPci(device) => Some(Target::Host {
             host: device.host,
-            allow_no_reset: no_reset(&device.common),
+            options: device.common.options,
         }),
         DeviceConfig::VfioUserPci(device) => Some(Target::Socket {
             path: device.socket.display().to_string(),

@@ -76,14 +76,11 @@ impl Attachments {
             ));
         }
         match target {
-            Target::Host {
-                host,
-                allow_no_reset,
-            } => {
+            Target::Host { host, options } => {
                 let device = HostDevice {
                     id: id.to_owned(),
                     host,
-                    allow_no_reset,
+                    options,
                 };
                 self.start_server(servers, device).map(|()| None)
             }

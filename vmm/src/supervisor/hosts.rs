@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use protocol::pci::PciAddress;
+use protocol::supervisor::HostOptions;
 
 /// Where sysfs is mounted.
 pub(super) const SYSFS: &str = "/sys";
@@ -23,7 +24,7 @@ const VFIO_DRIVER: &str = "vfio";
 pub(super) struct HostDevice {
     pub(super) id: String,
     pub(super) host: PciAddress,
-    pub(super) allow_no_reset: bool,
+    pub(super) options: HostOptions,
 }
 
 /// The devices of one IOMMU group that one VM gets.
@@ -98,7 +99,9 @@ pub(super) enum HostError {
 impl HostGroup {
     /// Whether its server may serve devices that cannot be reset: only if that is acceptable for each of them.
     pub(super) fn allow_no_reset(&self) -> bool {
-        self.devices.iter().all(|device| device.allow_no_reset)
+        self.devices
+            .iter()
+            .all(|device| device.options.allow_no_reset)
     }
 
     /// The addresses, for messages.

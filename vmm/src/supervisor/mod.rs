@@ -126,7 +126,7 @@ fn host_devices(config: &Config) -> Vec<HostDevice> {
         DeviceConfig::VfioPci(device) => Some(HostDevice {
             id: device.common.id.clone(),
             host: device.host,
-            allow_no_reset: device.common.allow_no_reset,
+            options: device.common.options,
         }),
         DeviceConfig::RootPort(_) | DeviceConfig::VfioUserPci(_) => None,
     };

@@ -7,20 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use protocol::pci::PciAddress;
-use protocol::supervisor::Target;
+use protocol::supervisor::{HostOptions, Target};
 
 use crate::config::{Config, DeviceConfig, PolicyRule};
 
 /// What a VM may have.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
-    hosts: BTreeMap<PciAddress, HostRule>,
+    hosts: BTreeMap<PciAddress, HostOptions>,
     sockets: BTreeSet<PathBuf>,
-}
-
-#[derive(Debug)]
-struct HostRule {
-    allow_no_reset: bool,
 }
 
 /// What a VM may not have. The text says what would allow it.
@@ -35,6 +30,10 @@ pub(super) enum Denied {
     )]
     NoReset(PciAddress),
     #[error(
+        "the BARs of host device {0} may not be mapped: start the VM with -device-policy allow-host={0},bar-mmap=on"
+    )]
+    BarMmap(PciAddress),
+    #[error(
         "socket {0} is not one that this VM may have: start the VM with -device-policy allow-socket={0}"
     )]
     Socket(PathBuf),
@@ -47,10 +46,7 @@ impl Policy {
         for device in &config.devices {
             match device {
                 DeviceConfig::VfioPci(device) => {
-                    let rule = HostRule {
-                        allow_no_reset: device.common.allow_no_reset,
-                    };
-                    policy.hosts.insert(device.host, rule);
+                    policy.allow(device.host, device.common.options);
                 }
                 DeviceConfig::VfioUserPci(device) => {
                     policy.sockets.insert(device.socket.clone());
@@ -64,31 +60,30 @@ impl Policy {
 
     fn add(&mut self, rule: &PolicyRule) {
         match rule {
-            PolicyRule::Host {
-                host,
-                allow_no_reset,
-            } => {
-                let rule = self.hosts.entry(*host).or_insert(HostRule {
-                    allow_no_reset: false,
-                });
-                rule.allow_no_reset |= allow_no_reset;
-            }
+            PolicyRule::Host { host, options } => self.allow(*host, *options),
             PolicyRule::Socket(path) => {
                 self.sockets.insert(path.clone());
             }
         }
     }
 
+    /// What is allowed twice is allowed as far as either says.
+    fn allow(&mut self, host: PciAddress, options: HostOptions) {
+        let allowed = self.hosts.entry(host).or_insert(options);
+        allowed.allow_no_reset |= options.allow_no_reset;
+        allowed.bar_mmap = allowed.bar_mmap.max(options.bar_mmap);
+    }
+
     /// Whether the VM may have this.
     pub(super) fn check(&self, target: &Target) -> Result<(), Denied> {
         match target {
-            Target::Host {
-                host,
-                allow_no_reset,
-            } => {
-                let rule = self.hosts.get(host).ok_or(Denied::Host(*host))?;
-                if *allow_no_reset && !rule.allow_no_reset {
+            Target::Host { host, options } => {
+                let allowed = self.hosts.get(host).ok_or(Denied::Host(*host))?;
+                if options.allow_no_reset && !allowed.allow_no_reset {
                     return Err(Denied::NoReset(*host));
+                }
+                if options.bar_mmap > allowed.bar_mmap {
+                    return Err(Denied::BarMmap(*host));
                 }
                 Ok(())
             }
@@ -100,62 +95,90 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
+    use protocol::supervisor::BarMmap;
+
     use super::*;
 
+    const PLAIN: HostOptions = HostOptions {
+        allow_no_reset: false,
+        bar_mmap: BarMmap::On,
+    };
+    const NO_RESET: HostOptions = HostOptions {
+        allow_no_reset: true,
+        ..PLAIN
+    };
+    const TRAPPED: HostOptions = HostOptions {
+        bar_mmap: BarMmap::Off,
+        ..PLAIN
+    };
+
     fn policy() -> Policy {
-        let rule = |allow_no_reset| HostRule { allow_no_reset };
-        Policy {
-            hosts: BTreeMap::from([
-                (address("0000:00:04.0"), rule(false)),
-                (address("0000:00:05.0"), rule(true)),
-            ]),
-            sockets: BTreeSet::from([PathBuf::from("/run/x.sock")]),
-        }
+        let mut policy = Policy::default();
+        policy.allow(address("0000:00:04.0"), PLAIN);
+        policy.allow(address("0000:00:05.0"), NO_RESET);
+        policy.allow(address("0000:00:06.0"), TRAPPED);
+        policy.add(&PolicyRule::Socket("/run/x.sock".into()));
+        policy
     }
 
     fn address(text: &str) -> PciAddress {
         text.parse().unwrap()
     }
 
-    fn host(text: &str, allow_no_reset: bool) -> Target {
+    fn host(text: &str, options: HostOptions) -> Target {
         Target::Host {
             host: address(text),
-            allow_no_reset,
+            options,
         }
+    }
+
+    fn socket(path: &str) -> Target {
+        Target::Socket { path: path.into() }
     }
 
     #[test]
     fn named_devices_and_sockets_are_allowed() {
-        assert_eq!(policy().check(&host("0000:00:04.0", false)), Ok(()));
-        assert_eq!(policy().check(&host("0000:00:05.0", true)), Ok(()));
-        assert_eq!(policy().check(&host("0000:00:05.0", false)), Ok(()));
-        assert_eq!(
-            policy().check(&Target::Socket {
-                path: "/run/x.sock".into()
-            }),
-            Ok(())
-        );
+        for target in [
+            host("0000:00:04.0", PLAIN),
+            host("0000:00:04.0", TRAPPED),
+            host("0000:00:05.0", NO_RESET),
+            host("0000:00:05.0", PLAIN),
+            host("0000:00:06.0", TRAPPED),
+            socket("/run/x.sock"),
+        ] {
+            assert_eq!(policy().check(&target), Ok(()), "{target:?}");
+        }
     }
 
     #[test]
     fn everything_else_is_denied_with_what_would_allow_it() {
-        let denied = policy().check(&host("0000:00:06.0", false)).unwrap_err();
-        assert!(
-            denied
-                .to_string()
-                .contains("-device-policy allow-host=0000:00:06.0"),
-            "{denied}"
-        );
-        let denied = policy().check(&host("0000:00:04.0", true)).unwrap_err();
-        assert!(denied.to_string().contains("allow-no-reset=on"), "{denied}");
-        let denied = policy()
-            .check(&Target::Socket {
-                path: "/run/../run/x.sock".into(),
-            })
-            .unwrap_err();
-        assert!(
-            denied.to_string().contains("socket=/run/../run/x.sock"),
-            "{denied}"
-        );
+        for (target, remedy) in [
+            (
+                host("0000:00:07.0", PLAIN),
+                "-device-policy allow-host=0000:00:07.0",
+            ),
+            (
+                host("0000:00:04.0", NO_RESET),
+                "allow-host=0000:00:04.0,allow-no-reset=on",
+            ),
+            (
+                host("0000:00:06.0", PLAIN),
+                "allow-host=0000:00:06.0,bar-mmap=on",
+            ),
+            (socket("/run/../run/x.sock"), "socket=/run/../run/x.sock"),
+        ] {
+            let denied = policy().check(&target).unwrap_err().to_string();
+            assert!(denied.ends_with(remedy), "{denied}");
+        }
+    }
+
+    #[test]
+    fn second_rule_for_a_device_adds_to_the_first() {
+        let mut policy = policy();
+        policy.allow(address("0000:00:06.0"), NO_RESET);
+        let asked = host("0000:00:06.0", NO_RESET);
+        assert_eq!(policy.check(&asked), Ok(()));
+        policy.allow(address("0000:00:06.0"), TRAPPED);
+        assert_eq!(policy.check(&asked), Ok(()));
     }
 }

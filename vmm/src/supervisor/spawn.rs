@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sandbox::prepare::{Child, ChildProcess, PrepareError};
 
 use crate::config::{
-    Config, DeviceSocket, FdTable, LogConfig, LogFormat, STAGE_VMM, SerialFds, StageConfig,
+    BarMmap, Config, DeviceSocket, FdTable, LogConfig, LogFormat, STAGE_VMM, SerialFds, StageConfig,
 };
 
 use super::hosts::{HostError, HostGroup};
@@ -94,6 +94,9 @@ impl Spawner {
             let (ours, theirs) = socket_pair()?;
             option("--host", device.host.to_string());
             option("--socket-fd", list.add(theirs).to_string());
+            if device.options.bar_mmap == BarMmap::Off {
+                option("--bar-mmap", "off".to_owned());
+            }
             sockets.push(ours);
         }
         if group.allow_no_reset() {

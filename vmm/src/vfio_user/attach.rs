@@ -80,7 +80,7 @@ fn steps(
     let client = Arc::new(Client::connect(socket, config).map_err(AttachCause::Connect)?);
     // 2. What the device is, and whether that makes sense.
     let description = describe(&client).map_err(AttachCause::Describe)?;
-    if !description.info.reset && !common.allow_no_reset {
+    if !description.info.reset && !common.options.allow_no_reset {
         return Err(AttachCause::NoReset);
     }
     // 3. The registers that we keep for it, from a copy of its configuration space.
@@ -106,7 +106,7 @@ fn steps(
     // 5. BAR areas. Their descriptors are closed when this returns.
     let reset = description.info.reset;
     let (msix, irqs) = (description.capabilities.msix, description.irqs);
-    let areas = match common.bar_mmap {
+    let areas = match common.options.bar_mmap {
         BarMmap::On => map_all(description).map_err(AttachCause::Map)?,
         BarMmap::Off => Vec::new(),
     };

@@ -14,7 +14,7 @@ use protocol::{IrqAction, IrqIndex, IrqInfoFlags, SparseArea};
 
 use super::*;
 use crate::address_space::{AddressRange, AddressSpaces};
-use crate::config::{BarMmap, MemoryConfig, OnFailure, Place, VfioCommon};
+use crate::config::{HostOptions, MemoryConfig, OnFailure, Place, VfioCommon};
 use crate::memory::layout::RamRegion;
 use crate::pci::{IntxRoute, PciFunction};
 
@@ -138,8 +138,7 @@ fn common() -> VfioCommon {
     VfioCommon {
         id: "net".into(),
         place,
-        bar_mmap: BarMmap::On,
-        allow_no_reset: false,
+        options: HostOptions::default(),
         unplug_timeout_s: 30,
         on_failure: OnFailure::Remove,
     }

@@ -21,7 +21,7 @@ use super::group::Group;
 use super::irqs::{self, Interrupts};
 use super::regions::{KernelRegion, mappable_areas};
 use super::spec::INTERRUPT_LINE;
-use super::{ioctls, reset};
+use super::{WantedDevice, ioctls, reset};
 use crate::backend::{DeviceDescription, Region};
 use crate::host::device::{Sysfs, reset_methods};
 use crate::host::holders;
@@ -49,9 +49,10 @@ impl VfioDevice {
     pub(super) fn open(
         sysfs: &Sysfs,
         group: &Group,
-        address: PciAddress,
+        wanted: WantedDevice,
         allow_no_reset: bool,
     ) -> Result<VfioDevice, OpenError> {
+        let address = wanted.address;
         let fd = group
             .open_device(address)
             .map_err(OpenError::step("open VFIO device", address))?;
@@ -67,8 +68,8 @@ impl VfioDevice {
                 methods: reset_methods(sysfs, address),
             });
         }
-        let (regions, config) =
-            describe_regions(fd.as_fd()).map_err(OpenError::step("get the regions", address))?;
+        let (regions, config) = describe_regions(fd.as_fd(), wanted.bar_mmap)
+            .map_err(OpenError::step("get the regions", address))?;
         let irqs =
             irqs::query(fd.as_fd()).map_err(OpenError::step("get the interrupts", address))?;
         let mut device = VfioDevice {
@@ -209,8 +210,11 @@ impl VfioDevice {
     }
 }
 
-/// All regions, and a copy of config space.
-fn describe_regions(device: BorrowedFd<'_>) -> std::io::Result<(Vec<Region>, ConfigCopy)> {
+/// All regions, and a copy of config space. Without `bar_mmap` no region can be mapped, so none lends the device fd.
+fn describe_regions(
+    device: BorrowedFd<'_>,
+    bar_mmap: bool,
+) -> std::io::Result<(Vec<Region>, ConfigCopy)> {
     let config_region = KernelRegion::query(device, RegionIndex::CONFIG.0)?;
     let len =
         usize::try_from(config_region.size.min(CONFIG_BYTES)).map_err(std::io::Error::other)?;
@@ -225,7 +229,7 @@ fn describe_regions(device: BorrowedFd<'_>) -> std::io::Result<(Vec<Region>, Con
         let mut flags = RegionFlags::empty();
         flags.set(RegionFlags::READ, kernel.readable);
         flags.set(RegionFlags::WRITE, kernel.writable);
-        let areas = if index < RegionIndex::ROM.0 {
+        let areas = if bar_mmap && index < RegionIndex::ROM.0 {
             mappable_areas(index, &kernel, msix, page)
         } else {
             Vec::new()

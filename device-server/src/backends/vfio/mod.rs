@@ -39,22 +39,32 @@ pub struct OpenOptions {
     pub group_fd: Option<OwnedFd>,
 }
 
-/// Opens the devices at `hosts`, all of one IOMMU group: one backend for each, in this order.
+/// A device to open.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedDevice {
+    /// Where it is.
+    pub address: PciAddress,
+    /// Whether its client may map its BARs.
+    pub bar_mmap: bool,
+}
+
+/// Opens the `wanted` devices, all of one IOMMU group: one backend for each, in this order.
 ///
 /// The backends share the group and its DMA address space (see `dma`). Dropping the last one closes the group.
 pub fn open(
-    hosts: &[PciAddress],
+    wanted: &[WantedDevice],
     options: &OpenOptions,
 ) -> Result<Vec<Box<dyn Backend>>, OpenError> {
     let sysfs = Sysfs::of_host();
-    let fds = inherited_fds(hosts, options)?;
-    let group = Arc::new(Group::open(&sysfs, hosts, fds)?);
+    let hosts: Vec<PciAddress> = wanted.iter().map(|device| device.address).collect();
+    let fds = inherited_fds(&hosts, options)?;
+    let group = Arc::new(Group::open(&sysfs, &hosts, fds)?);
     let mut devices = Vec::new();
-    for address in hosts {
+    for device in wanted {
         devices.push(VfioDevice::open(
             &sysfs,
             &group,
-            *address,
+            *device,
             options.allow_no_reset,
         )?);
     }

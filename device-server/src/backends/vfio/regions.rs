@@ -5,7 +5,7 @@
 //! device and re-point an interrupt past SET_IRQS); I/O BARs, the ROM and BARs smaller than a page (the kernel may
 //! map more than the BAR). A page that mixes registers and table stays trapped.
 //! The fd that goes to the client is a duplicate of the device fd: it carries the whole authority over the device, and
-//! the client is trusted to close it after mmap. `bar-mmap=off` in the VMM never asks for it.
+//! the client is trusted to close it after mmap. With `--bar-mmap off` there are no areas, and so no fd for the client.
 //! Limits: at most `MAX_SPARSE_AREAS` areas per region, the rest stays trapped.
 
 use std::io;

@@ -14,8 +14,8 @@ fn manual_line_makes_a_host_device() {
     };
     assert_eq!(device.host.to_string(), "0000:1a:00.3");
     assert_eq!(device.common.id, "net");
-    assert_eq!(device.common.bar_mmap, BarMmap::On);
-    assert!(device.common.place.multifunction && !device.common.allow_no_reset);
+    assert_eq!(device.common.options.bar_mmap, BarMmap::On);
+    assert!(device.common.place.multifunction && !device.common.options.allow_no_reset);
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn bar_mmap_off_and_allow_no_reset_are_taken() {
     let text = "vfio-pci,host=1a:00.3,id=net,bus=pcie.0,addr=3,bar-mmap=off,allow-no-reset=on";
     let device = DeviceConfig::parse(text).unwrap();
     let common = device.vfio().unwrap();
-    assert!(common.bar_mmap == BarMmap::Off && common.allow_no_reset);
+    assert!(common.options.bar_mmap == BarMmap::Off && common.options.allow_no_reset);
 }
 
 #[test]

@@ -1,3 +1,4 @@
+use super::super::BarMmap;
 use super::*;
 
 fn refused(outcome: Result<impl std::fmt::Debug, ConfigError>) -> String {
@@ -75,7 +76,17 @@ fn policy_names_hosts_and_sockets() {
         parse_policy("allow-host=1a:00.3").unwrap(),
         PolicyRule::Host {
             host: "0000:1a:00.3".parse().unwrap(),
-            allow_no_reset: false
+            options: HostOptions::default()
+        }
+    );
+    assert_eq!(
+        parse_policy("allow-host=1a:00.3,allow-no-reset=on,bar-mmap=off").unwrap(),
+        PolicyRule::Host {
+            host: "0000:1a:00.3".parse().unwrap(),
+            options: HostOptions {
+                allow_no_reset: true,
+                bar_mmap: BarMmap::Off
+            }
         }
     );
     assert_eq!(

@@ -39,7 +39,7 @@ fn device(id: &str, host: &str) -> HostDevice {
     HostDevice {
         id: id.to_owned(),
         host: host.parse().unwrap(),
-        allow_no_reset: false,
+        options: HostOptions::default(),
     }
 }
 
@@ -78,9 +78,9 @@ fn no_reset_is_allowed_only_if_it_is_for_every_device_of_the_group() {
         number: 1,
         devices: vec![device("a", "0000:00:04.0"), device("b", "0000:00:04.1")],
     };
-    group.devices[0].allow_no_reset = true;
+    group.devices[0].options.allow_no_reset = true;
     assert!(!group.allow_no_reset());
-    group.devices[1].allow_no_reset = true;
+    group.devices[1].options.allow_no_reset = true;
     assert!(group.allow_no_reset());
 }
 

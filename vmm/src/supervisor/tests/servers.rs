@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use protocol::supervisor::ControlSocket;
+use protocol::supervisor::{ControlSocket, HostOptions};
 use sandbox::prepare::Child;
 
 use super::super::hosts::HostGroup;
@@ -26,7 +26,7 @@ fn add_server(watch: &mut Watch, number: u32, script: &str) {
     let device = HostDevice {
         id: format!("dev{number}"),
         host,
-        allow_no_reset: false,
+        options: HostOptions::default(),
     };
     let group = HostGroup {
         number,

@@ -41,7 +41,10 @@ fn device_without_reset_is_refused_unless_it_is_allowed() {
     let (attached, _running) = machine.try_attach(
         device,
         &VfioCommon {
-            allow_no_reset: true,
+            options: HostOptions {
+                allow_no_reset: true,
+                ..HostOptions::default()
+            },
             ..common()
         },
     );

@@ -1,6 +1,7 @@
 //! Where the guest reaches BARs, and where it never does.
 
 use super::*;
+use crate::config::BarMmap;
 
 #[test]
 fn memory_enable_maps_the_bar_without_its_msix_pages_and_traps_the_rest() {
@@ -84,7 +85,10 @@ fn bar_over_another_devices_bar_decodes_nowhere() {
 fn bar_mmap_off_traps_everything() {
     let machine = Machine::new();
     let common = VfioCommon {
-        bar_mmap: BarMmap::Off,
+        options: HostOptions {
+            bar_mmap: BarMmap::Off,
+            ..HostOptions::default()
+        },
         ..common()
     };
     let (attached, _running) = machine.try_attach(FakeDevice::new(), &common);
