@@ -24,6 +24,7 @@ use sandbox::roles::vfio::{self, VfioDescriptors};
 const DONE: i32 = 42;
 const REFUSED: i32 = 43;
 const SIGSYS: i32 = 31;
+const SIGABRT: i32 = 6;
 
 fn role(pinned: &File) -> sandbox::roles::Role {
     let descriptors = VfioDescriptors {
@@ -101,6 +102,7 @@ fn attempt() {
         "become-root" => outcome(nix::unistd::setuid(nix::unistd::Uid::from_raw(0))),
         "namespace" => outcome(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)),
         "pipe" => outcome(rustix::pipe::pipe()),
+        "abort" => std::process::abort(),
         "close-pinned" => {
             let number = pinned.as_raw_fd();
             drop(pinned);
@@ -152,6 +154,11 @@ fn calls_outside_the_role_kill() {
 fn opening_a_file_is_refused_and_does_not_kill() {
     assert_eq!(run("open").code(), Some(REFUSED));
     assert_eq!(run("shrink-heap").code(), Some(DONE));
+}
+
+#[test]
+fn abort_ends_the_process_in_its_own_way() {
+    assert_eq!(run("abort").signal(), Some(SIGABRT));
 }
 
 #[test]

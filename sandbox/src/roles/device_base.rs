@@ -136,10 +136,8 @@ fn waiting() -> Vec<Rule> {
         Rule::syscall(libc::SYS_sigaltstack, "end of a thread"),
         Rule::syscall(libc::SYS_getpid, "abort, log"),
         Rule::syscall(libc::SYS_gettid, "abort, log"),
-        Rule::syscall(
-            libc::SYS_tgkill,
-            "abort: own threads only, as no other is in this pid namespace",
-        ),
+        Rule::syscall(libc::SYS_tgkill, "abort: a thread of this process")
+            .arg(0, Arg::Equals(std::process::id().into())),
         Rule::syscall(libc::SYS_getrandom, "hash maps"),
         Rule::syscall(libc::SYS_exit, "end of a thread"),
         Rule::syscall(libc::SYS_exit_group, "end of the process"),
@@ -176,15 +174,35 @@ fn descriptors() -> Vec<Rule> {
             .arg(2, Arg::HasBits(libc::AT_EMPTY_PATH.unsigned_abs().into())),
         Rule::syscall(libc::SYS_fstatfs, "dma: the page size of received memory"),
         Rule::syscall(libc::SYS_close, "what came with messages, connections"),
-        Rule::syscall(libc::SYS_eventfd2, "session: its own wake-up"),
-        Rule::syscall(libc::SYS_epoll_wait, "waits"),
-        Rule::syscall(libc::SYS_epoll_ctl, "waits"),
         Rule::syscall(libc::SYS_ioctl, "sockets: non-blocking").arg(1, Arg::Equals(libc::FIONBIO)),
-        Rule::syscall(libc::SYS_ioctl, "sockets: how much is there")
-            .arg(1, Arg::Equals(libc::FIONREAD)),
     ]
 }
 
 const PROT_EXEC: u64 = libc::PROT_EXEC.unsigned_abs() as u64;
 const SOL_SOCKET: u64 = libc::SOL_SOCKET.unsigned_abs() as u64;
 const AF_UNIX: u64 = libc::AF_UNIX.unsigned_abs() as u64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that was started by hand has no pid namespace of its own.
+    #[test]
+    fn signals_go_to_this_process_only() {
+        let own = Arg::Equals(std::process::id().into());
+        let signals = [
+            libc::SYS_tgkill,
+            libc::SYS_tkill,
+            libc::SYS_kill,
+            libc::SYS_rt_sigqueueinfo,
+            libc::SYS_rt_tgsigqueueinfo,
+            libc::SYS_pidfd_send_signal,
+        ];
+        for rule in rules() {
+            assert!(
+                !signals.contains(&rule.syscall) || rule.arguments.contains(&(0, own)),
+                "{rule:?}"
+            );
+        }
+    }
+}
