@@ -59,6 +59,10 @@ impl PciFunction for Watched {
     fn reset(&self) {
         self.function.reset();
     }
+
+    fn finish_reset(&self) {
+        self.function.finish_reset();
+    }
 }
 
 fn turns_on(offset: u16, data: &[u8]) -> bool {
