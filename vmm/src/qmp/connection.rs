@@ -28,6 +28,7 @@ pub(super) struct Connection {
     stream: JsonStream,
     negotiated: bool,
     request_runs: bool,
+    held_back: bool,
     unread: VecDeque<u8>,
     output: VecDeque<u8>,
 }
@@ -39,6 +40,7 @@ impl Connection {
             stream: JsonStream::new(),
             negotiated: false,
             request_runs: false,
+            held_back: false,
             unread: VecDeque::new(),
             output: VecDeque::new(),
         };
@@ -54,7 +56,12 @@ impl Connection {
     /// The next request to run; None when the client has sent nothing whole, or waits for an answer, or does not read
     /// those that it has. What cannot be run is answered here.
     pub(super) fn next_request(&mut self) -> Option<Request> {
-        while !self.request_runs && self.output.len() < PAUSE_OUTPUT_BYTES {
+        self.held_back = false;
+        while !self.request_runs {
+            if self.output.len() >= PAUSE_OUTPUT_BYTES {
+                self.held_back = true;
+                return None;
+            }
             let unread = self.unread.make_contiguous();
             let before = unread.len();
             let mut rest: &[u8] = unread;
@@ -70,6 +77,11 @@ impl Connection {
             }
         }
         None
+    }
+
+    /// Whether [`Self::next_request`] stopped for want of room for answers, and there is room now.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.held_back && self.output.len() < PAUSE_OUTPUT_BYTES
     }
 
     /// Whether more bytes should be read from the client.

@@ -223,16 +223,17 @@ impl Shared {
         let Some(client) = clients.by_id.get_mut(&id) else {
             return;
         };
-        if let Some(request) = client.connection.next_request() {
-            let queue = if commands::is_slow(&request.execute) {
-                &self.slow
-            } else {
-                &self.quick
-            };
-            // The receiver lives as long as the process, but for a server that is being taken down.
-            let _sent = queue.send((id, request));
+        let mut keep = true;
+        while keep {
+            if let Some(request) = client.connection.next_request() {
+                self.hand_out(id, request);
+            }
+            keep = client.flush();
+            if !client.connection.may_go_on() {
+                break;
+            }
         }
-        let keep = client.flush() && !client.finished() && self.wait(client, id);
+        keep = keep && !client.finished() && self.wait(client, id);
         if keep {
             return;
         }
@@ -243,6 +244,16 @@ impl Shared {
         if let Some((token, _)) = registration {
             self.events.remove(token);
         }
+    }
+
+    fn hand_out(&self, client: ClientId, request: Request) {
+        let queue = if commands::is_slow(&request.execute) {
+            &self.slow
+        } else {
+            &self.quick
+        };
+        // The receiver lives as long as the process, but for a server that is being taken down.
+        let _sent = queue.send((client, request));
     }
 
     /// Waits for just what the client needs next; false when that is not possible.
