@@ -1,4 +1,7 @@
 //! A QMP client: sends text, and keeps everything that it reads in the order in which it came.
+//!
+//! Waiting for a message takes that message and leaves the others, and their order, as they are: what came before what is
+//! seen in [`Qmp::order`].
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -19,15 +22,24 @@ pub struct Qmp {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
     partial: String,
-    read: Vec<Value>,
-    /// How much of `read` was waited for.
-    seen: usize,
+    read: Vec<Message>,
+}
+
+/// What came, and whether somebody waited for it.
+#[derive(Debug)]
+struct Message {
+    value: Value,
+    is_taken: bool,
 }
 
 impl Qmp {
     /// Connects as soon as the socket is there, checks the greeting and negotiates.
     pub fn connect(path: &str) -> Result<Self> {
         let stream = eventually("the QMP socket", PROCESS, || UnixStream::connect(path).ok())?;
+        Self::over(stream)
+    }
+
+    fn over(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(QUANTUM))?;
         let lines = BufReader::new(stream.try_clone()?);
         let mut qmp = Self {
@@ -35,28 +47,30 @@ impl Qmp {
             lines,
             partial: String::new(),
             read: Vec::new(),
-            seen: 0,
         };
-        let greeting = qmp.next(PROCESS)?;
+        let greeting = qmp.wait_for("the greeting", PROCESS, |_| true)?;
         ensure!(greeting.get("QMP").is_some(), "no greeting: {greeting}");
         qmp.succeed(r#"{"execute":"qmp_capabilities"}"#)?;
         Ok(qmp)
     }
 
     /// Sends bytes as they are.
-    pub fn send(&mut self, text: &str) -> Result<()> {
-        self.stream
-            .write_all(text.as_bytes())
-            .context("write to QMP")
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        let bytes = bytes.as_ref();
+        self.stream.write_all(bytes).context("write to QMP")
     }
 
-    /// Sends a command; gives its answer, `return` or `error` included. Events that come before are kept.
+    /// Sends a command; gives its answer, `return` or `error` included.
     pub fn execute(&mut self, command: &str) -> Result<Value> {
         self.send(command)?;
+        self.answer().with_context(|| format!("after {command}"))
+    }
+
+    /// The next answer.
+    pub fn answer(&mut self) -> Result<Value> {
         self.wait_for("an answer", ANSWER, |message| {
             message.get("event").is_none()
         })
-        .with_context(|| format!("after {command}"))
     }
 
     /// Sends a command that must succeed; gives what it returns.
@@ -86,15 +100,19 @@ impl Qmp {
         Ok(found["data"].clone())
     }
 
-    /// Everything read so far, the greeting first.
-    pub fn messages(&self) -> &[Value] {
-        &self.read
+    /// Everything read so far in the order in which it came, the greeting first.
+    pub fn messages(&self) -> impl DoubleEndedIterator<Item = &Value> {
+        self.read.iter().map(|message| &message.value)
+    }
+
+    /// The same as words: `return`, `error`, `QMP`, or the name of an event.
+    pub fn order(&self) -> Vec<&str> {
+        self.messages().map(word).collect()
     }
 
     /// The names of the events read so far.
     pub fn events(&self) -> Vec<&str> {
-        self.read
-            .iter()
+        self.messages()
             .filter_map(|message| message["event"].as_str())
             .collect()
     }
@@ -116,33 +134,35 @@ impl Qmp {
     ) -> Result<Value> {
         let end = Instant::now() + limit;
         loop {
-            let unseen = self.read.get(self.seen..).unwrap_or_default();
-            if let Some(index) = unseen.iter().position(&wanted) {
-                // What came before stays to be waited for.
-                let message = self.read.remove(self.seen + index);
-                self.read.insert(self.seen, message.clone());
-                self.seen += 1;
-                return Ok(message);
+            let found = self
+                .read
+                .iter_mut()
+                .find(|message| !message.is_taken && wanted(&message.value));
+            if let Some(message) = found {
+                message.is_taken = true;
+                return Ok(message.value.clone());
             }
             ensure!(
                 Instant::now() < end,
                 "{what}: not within {limit:?}; QMP said {:#?}",
-                self.read
+                self.messages().collect::<Vec<_>>()
             );
             self.poll()?;
         }
     }
 
-    fn next(&mut self, limit: Duration) -> Result<Value> {
-        self.wait_for("a message", limit, |_| true)
-    }
-
     fn poll(&mut self) -> Result<()> {
         match self.lines.read_line(&mut self.partial) {
-            Ok(0) => bail!("QMP closed the connection; it said {:#?}", self.read),
+            Ok(0) => bail!(
+                "QMP closed the connection; it said {:#?}",
+                self.messages().collect::<Vec<_>>()
+            ),
             Ok(_) if self.partial.ends_with('\n') => {
                 let line = std::mem::take(&mut self.partial);
-                self.read.push(serde_json::from_str(&line).context(line)?);
+                self.read.push(Message {
+                    value: serde_json::from_str(&line).context(line)?,
+                    is_taken: false,
+                });
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -151,5 +171,42 @@ impl Qmp {
             }
             Err(error) => Err(error).context("read from QMP"),
         }
+    }
+}
+
+fn word(message: &Value) -> &str {
+    let known = ["return", "error", "QMP"];
+    let known = known.into_iter().find(|word| message.get(word).is_some());
+    message["event"].as_str().or(known).unwrap_or("nonsense")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client whose server says these lines.
+    fn told(lines: &str) -> Qmp {
+        let (client, mut server) = UnixStream::pair().unwrap();
+        let all = format!("{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{lines}");
+        server.write_all(all.as_bytes()).unwrap();
+        Qmp::over(client).unwrap()
+    }
+
+    #[test]
+    fn event_that_comes_before_the_answer_is_seen_before_it() {
+        let mut qmp = told("{\"event\":\"DEVICE_DELETED\",\"data\":5}\n{\"return\":{}}\n");
+        qmp.answer().unwrap();
+        assert_eq!(qmp.wait_for_event("DEVICE_DELETED", PROCESS).unwrap(), 5);
+        assert_eq!(qmp.order(), ["QMP", "return", "DEVICE_DELETED", "return"]);
+    }
+
+    #[test]
+    fn each_event_is_waited_for_once_in_any_order() {
+        let mut qmp =
+            told("{\"event\":\"A\",\"data\":1}\n{\"event\":\"B\"}\n{\"event\":\"A\",\"data\":2}\n");
+        qmp.wait_for_event("B", PROCESS).unwrap();
+        assert_eq!(qmp.wait_for_event("A", PROCESS).unwrap(), 1);
+        assert_eq!(qmp.wait_for_event("A", PROCESS).unwrap(), 2);
+        qmp.wait_for_event("A", QUANTUM).unwrap_err();
     }
 }

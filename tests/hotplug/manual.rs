@@ -108,10 +108,21 @@ fn requests_of_the_manual_are_answered_as_the_manual_says() -> Result<()> {
     let answer = machine.qmp.execute(MANUAL_DEL)?;
     ensure!(answer == nothing, "{answer}");
     machine.event("DEVICE_DELETED", UNPLUG)?;
+    // The return comes first, the event after the release.
+    let order = machine.qmp.order();
+    ensure!(
+        order.ends_with(&[
+            "return",
+            "BULKHEAD_DEVICE_READY",
+            "return",
+            "DEVICE_DELETED"
+        ]),
+        "{order:?}"
+    );
     let mut message = machine
         .qmp
         .messages()
-        .last()
+        .next_back()
         .cloned()
         .context("a message")?;
     let time = message

@@ -51,6 +51,8 @@ fn quit_answers_first_and_tells_the_end() -> Result<()> {
         end == json!({"guest": false, "reason": "host-qmp-quit"}),
         "{end}"
     );
+    let order = machine.qmp.order();
+    ensure!(order.ends_with(&["return", "SHUTDOWN"]), "{order:?}");
     let status = machine.vm.process().wait(TOLD)?;
     ensure!(status.success(), "{status}");
     ensure!(
