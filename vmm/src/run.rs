@@ -278,7 +278,8 @@ impl Service {
             Ok(ExitReason::Operator) => ShutdownCause::HostUi,
             Ok(ExitReason::Quit) => ShutdownCause::HostQmpQuit,
             Ok(ExitReason::Signal(_)) => ShutdownCause::HostSignal,
-            Err(_) => ShutdownCause::GuestPanic,
+            Err(RunError::Fatal(_)) => ShutdownCause::GuestPanic,
+            Err(_) => ShutdownCause::HostError,
         };
         self.qmp.send(&Event::Shutdown(cause));
     }

@@ -12,7 +12,7 @@
 //! | `root_port` | `-device pcie-root-port` |
 //! | `topology` | do the devices fit together: ids, buses, slots |
 //! | `place` | `bus=`, `addr=`, `multifunction=` |
-//! | `help` | what `-device help` answers |
+//! | `help`, `properties` | what `-device help` answers, which properties there are |
 //! | `property_list`, `json` | the two ways to write properties |
 //! | `size` | `512M` |
 
@@ -24,6 +24,7 @@ pub mod root_port;
 pub mod topology;
 pub mod place;
 pub mod help;
+pub mod properties;
 pub mod json;
 pub mod property_list;
 pub mod size;

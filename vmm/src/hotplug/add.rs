@@ -14,6 +14,7 @@ use super::supervisor::SupervisorError;
 use super::worker::Job;
 use crate::config::json;
 use crate::config::place::ROOT_BUS;
+use crate::config::properties::{self, Kind};
 use crate::config::{ConfigError, DeviceConfig};
 use crate::one_line::one_line;
 use crate::pci::HotPlugError;
@@ -168,11 +169,7 @@ impl Devices {
             id: id.to_owned(),
             source,
         })?;
-        let (jobs, device) = (self.jobs.clone(), id.to_owned());
-        let on = Box::new(move || {
-            let _taken = jobs.send(Job::Ready(device.clone()));
-        });
-        let watched = Watched::new(Arc::clone(function), on);
+        let watched = Watched::new(Arc::clone(function), self.jobs.clone());
         self.machine.pci.hot_plug(config.place(), watched)?;
         if function.lost().is_some() {
             // It was lost before it had a slot that could tell the guest.
@@ -195,30 +192,25 @@ impl Devices {
     }
 }
 
-fn parse(properties: Map<String, Value>) -> Result<DeviceConfig, QmpError> {
-    let wrong_type = |key: &str, expected| Err(QmpError::parameter_type(key, expected));
-    for (key, value) in &properties {
-        let fits = match key.as_str() {
-            "multifunction" | "allow-no-reset" | "bar-mmap" => {
-                value.is_boolean() || value.is_string()
-            }
-            "unplug-timeout" => value.is_u64() || value.is_string(),
-            "socket" => value.is_object() || value.is_string(),
-            _ => value.is_string(),
+fn parse(given: Map<String, Value>) -> Result<DeviceConfig, QmpError> {
+    let Some(driver) = given.get("driver").and_then(Value::as_str) else {
+        return Err(QmpError::missing_parameter("driver"));
+    };
+    for property in properties::of(driver).into_iter().flatten() {
+        let Some(value) = given.get(property.name) else {
+            continue;
+        };
+        let (fits, expected) = match property.kind {
+            Kind::Text => (value.is_string(), "string"),
+            Kind::Switch => (value.is_boolean() || value.is_string(), "boolean"),
+            Kind::Number | Kind::Size => (value.is_u64() || value.is_string(), "integer"),
+            Kind::Socket => (value.is_object() || value.is_string(), "string"),
         };
         if !fits {
-            let expected = match key.as_str() {
-                "multifunction" | "allow-no-reset" | "bar-mmap" => "boolean",
-                "unplug-timeout" => "integer",
-                _ => "string",
-            };
-            return wrong_type(key, expected);
+            return Err(QmpError::parameter_type(property.name, expected));
         }
     }
-    if !properties.contains_key("driver") {
-        return Err(QmpError::missing_parameter("driver"));
-    }
-    let list = json::from_object(properties).map_err(|error| QmpError::generic(error.0))?;
+    let list = json::from_object(given).map_err(|error| QmpError::generic(error.0))?;
     DeviceConfig::from_properties(list).map_err(|error| match error {
         ConfigError::Device { device, reason } => {
             QmpError::generic(format!("Device '{device}': {reason}"))

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use super::ready::Watched;
 use super::slots::Slots;
 use super::supervisor::Supervisor;
 use super::worker::{self, Job};
@@ -183,9 +184,8 @@ impl Devices {
         let mut entry = Entry::new(device.clone());
         entry.function = Some(Arc::clone(&function));
         self.table().insert(common.id.clone(), entry);
-        self.machine
-            .pci
-            .plug(&common.place, Arc::clone(&function) as _)?;
+        let watched = Watched::new(Arc::clone(&function), self.jobs.clone());
+        self.machine.pci.plug(&common.place, watched)?;
         self.watch(&function).map_err(|source| DeviceError::Watch {
             id: common.id.clone(),
             source,

@@ -1,9 +1,14 @@
-//! Notices when the guest turns a plugged device on: the first write that lets it decode memory or become bus master.
+//! Between the guest and a passed device: notices when the guest turns it on, and counts how long its accesses of the
+//! configuration space take. Turned on is a device by the first write, since it was plugged or reset, that lets it decode
+//! memory or become bus master.
 //!
 //! Spec: PCI Local Bus 3.0 §6.2.2 (Command). Linux sizes BARs with both off, so this is the driver's doing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+
+use super::worker::Job;
 
 use crate::pci::{BarRequest, IntxRoute, PciFunction};
 use crate::vfio_user::VfioUserFunction;
@@ -11,23 +16,20 @@ use crate::vfio_user::VfioUserFunction;
 const COMMAND: u16 = 0x04;
 const MEMORY_OR_MASTER: u8 = 1 << 1 | 1 << 2;
 
-/// A function that calls once when it is turned on.
+/// A function whose being turned on is told: once, and once again after each reset.
 pub(super) struct Watched {
     function: Arc<VfioUserFunction>,
     is_on: AtomicBool,
-    on: Box<dyn Fn() + Send + Sync>,
+    jobs: Sender<Job>,
 }
 
 impl Watched {
-    /// `on` is called on a vCPU's thread: it must not block.
-    pub(super) fn new(
-        function: Arc<VfioUserFunction>,
-        on: Box<dyn Fn() + Send + Sync>,
-    ) -> Arc<Watched> {
+    /// The worker is told of each time.
+    pub(super) fn new(function: Arc<VfioUserFunction>, jobs: Sender<Job>) -> Arc<Watched> {
         Arc::new(Watched {
             function,
             is_on: AtomicBool::new(false),
-            on,
+            jobs,
         })
     }
 }
@@ -38,13 +40,15 @@ impl PciFunction for Watched {
     }
 
     fn config_read(&self, offset: u16, data: &mut [u8]) {
-        self.function.config_read(offset, data);
+        self.function
+            .timed(|| self.function.config_read(offset, data));
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
-        self.function.config_write(offset, data);
+        self.function
+            .timed(|| self.function.config_write(offset, data));
         if turns_on(offset, data) && !self.is_on.swap(true, Ordering::AcqRel) {
-            (self.on)();
+            let _taken = self.jobs.send(Job::Ready(self.function.id().to_owned()));
         }
     }
 
@@ -58,10 +62,8 @@ impl PciFunction for Watched {
 
     fn reset(&self) {
         self.function.reset();
-    }
-
-    fn finish_reset(&self) {
-        self.function.finish_reset();
+        // The next guest turns it on anew.
+        self.is_on.store(false, Ordering::Release);
     }
 }
 

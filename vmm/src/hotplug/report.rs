@@ -1,12 +1,17 @@
 //! What `query-hotplug` and `query-vfio-user` answer.
 
-use serde_json::{Map, Value, json};
+use protocol::CommandCode;
+use protocol::messages::version::TwinSocket;
+use serde_json::{Value, json};
 
 use super::add::source_name;
 use super::devices::{Devices, Entry, State};
 use crate::one_line::one_line;
 use crate::pci::SlotState;
 use crate::pci::slot::Phase;
+use crate::vfio_user::VfioUserFunction;
+use crate::vfio_user::bars::MappedArea;
+use crate::vfio_user::latency::Bucket;
 
 impl Devices {
     /// Every slot: what is in it, how far it is, and what it waits for.
@@ -53,14 +58,15 @@ fn slot(slot: &SlotState) -> Value {
             Some("the guest to let go; the operator was told that it is late"),
         ),
     };
-    json!({
+    let mut answer = json!({
         "bus": slot.port,
         "state": state,
-        "waits-for": waits_for,
         "powered": slot.link_active,
         "guest-listens": slot.guest_listens,
         "devices": slot.devices,
-    })
+    });
+    put(&mut answer, "waits-for", waits_for.map(Value::from));
+    answer
 }
 
 fn device(id: &str, entry: &Entry) -> Value {
@@ -72,18 +78,68 @@ fn device(id: &str, entry: &Entry) -> Value {
         (State::Present, Some(_)) => "lost",
         (State::Present, None) => "present",
     };
-    let counters = function.map(|function| function.counters());
-    let messages: Map<String, Value> = counters
-        .iter()
-        .flat_map(|counters| counters.by_command())
-        .map(|(command, count)| (command.to_string(), count.into()))
-        .collect();
-    json!({
+    let mut answer = json!({
         "device": id,
         "peer": source_name(&entry.config),
         "state": state,
-        "cause": lost.map(|cause| one_line(&cause)),
-        "mapped-areas": function.map_or(0, |function| function.mapped_areas()),
-        "messages": messages,
+        "mapped": function.map_or_else(Vec::new, |function| mapped(function)),
+        "messages": function.map_or_else(Vec::new, |function| messages(function)),
+        "latency": function.map_or_else(Vec::new, |function| latency(function)),
+    });
+    put(
+        &mut answer,
+        "cause",
+        lost.map(|cause| one_line(&cause).into()),
+    );
+    put(
+        &mut answer,
+        "capabilities",
+        function.map(|function| capabilities(function)),
+    );
+    answer
+}
+
+fn mapped(function: &VfioUserFunction) -> Vec<Value> {
+    let area = |area: MappedArea| {
+        let mut answer = json!({ "bar": area.bar, "offset": area.offset, "size": area.len });
+        put(&mut answer, "guest-address", area.gpa.map(Value::from));
+        answer
+    };
+    function.mapped().into_iter().map(area).collect()
+}
+
+fn messages(function: &VfioUserFunction) -> Vec<Value> {
+    let one = |(command, count): (CommandCode, u64)| json!({ "command": command.to_string(), "count": count });
+    function.counters().by_command().map(one).collect()
+}
+
+fn latency(function: &VfioUserFunction) -> Vec<Value> {
+    let bucket = |bucket: Bucket| {
+        let mut answer = json!({ "count": bucket.count });
+        put(&mut answer, "below-us", bucket.below_us.map(Value::from));
+        answer
+    };
+    function.latency().into_iter().map(bucket).collect()
+}
+
+fn capabilities(function: &VfioUserFunction) -> Value {
+    let agreed = function.capabilities();
+    json!({
+        "max-msg-fds": agreed.max_msg_fds,
+        "max-data-xfer-size": agreed.max_data_xfer_size,
+        "max-dma-maps": agreed.max_dma_maps,
+        "pgsizes": agreed.pgsizes,
+        "write-multiple": agreed.write_multiple,
+        "twin-socket": agreed.twin_socket != TwinSocket::Unsupported,
     })
 }
+
+/// Adds a member that may be absent.
+fn put(object: &mut Value, key: &str, value: Option<Value>) {
+    if let (Some(members), Some(value)) = (object.as_object_mut(), value) {
+        members.insert(key.to_owned(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,9 @@ use super::envelope::Request;
 use super::errors::QmpError;
 use super::events::Event;
 use super::machine::{After, Devices, Inventory, RunControl, RunState};
-use super::schema::{Member, NOTHING, Schema, Shape, optional, required};
+use super::schema::{NOTHING, Schema, Shape};
+use super::shapes;
+use crate::config::properties;
 
 #[cfg(test)]
 mod tests;
@@ -87,119 +89,77 @@ struct Command {
     run: fn(&Context, &mut Arguments) -> Result<Outcome, QmpError>,
 }
 
-const STATES: Shape = Shape::Enum("RunState", &RunState::NAMES);
-const STATUS: &[Member] = &[required("running", Shape::Bool), required("status", STATES)];
-const VERSION: &[Member] = &[
-    required("qemu", Shape::Any),
-    required("package", Shape::Str),
-];
-const NAME: &[Member] = &[optional("name", Shape::Str)];
-const NAMED: Shape = Shape::Object("CommandInfo", &[required("name", Shape::Str)]);
-const CPU: &[Member] = &[
-    required("cpu-index", Shape::Int),
-    required("thread-id", Shape::Int),
-    required("qom-path", Shape::Str),
-    required("target", Shape::Str),
-];
-const MEMORY: &[Member] = &[required("base-memory", Shape::Int)];
-const KVM: &[Member] = &[
-    required("enabled", Shape::Bool),
-    required("present", Shape::Bool),
-];
-const ENABLE: &[Member] = &[optional("enable", Shape::Array(&Shape::Str))];
-const DEVICE_DEL: &[Member] = &[required("id", Shape::Str), optional("force", Shape::Bool)];
-const TYPENAME: &[Member] = &[required("typename", Shape::Str)];
-const PROPERTY: &[Member] = &[
-    required("name", Shape::Str),
-    required("type", Shape::Str),
-    optional("description", Shape::Str),
-];
-/// The properties of `vfio-pci` and `vfio-user-pci`, as `device_add` takes them.
-const DEVICE_ADD: &[Member] = &[
-    required("driver", Shape::Str),
-    required("id", Shape::Str),
-    required("bus", Shape::Str),
-    required("addr", Shape::Str),
-    optional("host", Shape::Str),
-    optional("socket", Shape::Any),
-    optional("multifunction", Shape::Bool),
-    optional("bar-mmap", Shape::Str),
-    optional("allow-no-reset", Shape::Bool),
-    optional("unplug-timeout", Shape::Int),
-    optional("on-failure", Shape::Str),
-];
-
 const COMMANDS: &[Command] = &[
     Command {
         name: "qmp_capabilities",
-        arguments: Shape::Object("q_capabilities", ENABLE),
+        arguments: shapes::CAPABILITIES,
         answer: NOTHING,
         run: capabilities,
     },
     Command {
         name: "query-version",
         arguments: NOTHING,
-        answer: Shape::Object("VersionInfo", VERSION),
+        answer: shapes::VERSION,
         run: |_, _| Ok(version().into()),
     },
     Command {
         name: "query-commands",
         arguments: NOTHING,
-        answer: Shape::Array(&NAMED),
+        answer: shapes::COMMANDS,
         run: |_, _| Ok(command_names().into()),
     },
     Command {
         name: "query-qmp-schema",
         arguments: NOTHING,
-        answer: Shape::Array(&Shape::Any),
+        answer: shapes::SCHEMA,
         run: |_, _| Ok(schema().into()),
     },
     Command {
         name: "query-name",
         arguments: NOTHING,
-        answer: Shape::Object("NameInfo", NAME),
+        answer: shapes::NAME,
         run: name,
     },
     Command {
         name: "query-status",
         arguments: NOTHING,
-        answer: Shape::Object("StatusInfo", STATUS),
+        answer: shapes::STATUS,
         run: status,
     },
     Command {
         name: "query-kvm",
         arguments: NOTHING,
-        answer: Shape::Object("KvmInfo", KVM),
+        answer: shapes::KVM,
         run: |_, _| Ok(json!({ "enabled": true, "present": true }).into()),
     },
     Command {
         name: "query-cpus-fast",
         arguments: NOTHING,
-        answer: Shape::Array(&Shape::Object("CpuInfoFast", CPU)),
+        answer: shapes::CPUS,
         run: cpus,
     },
     Command {
         name: "query-memory-size-summary",
         arguments: NOTHING,
-        answer: Shape::Object("MemoryInfo", MEMORY),
+        answer: shapes::MEMORY,
         run: memory,
     },
     Command {
         name: "query-pci",
         arguments: NOTHING,
-        answer: Shape::Array(&Shape::Any),
+        answer: shapes::PCI,
         run: |context, _| Ok(context.inventory.pci().into()),
     },
     Command {
         name: "query-hotplug",
         arguments: NOTHING,
-        answer: Shape::Array(&Shape::Any),
+        answer: shapes::SLOTS,
         run: |context, _| Ok(context.inventory.slots().into()),
     },
     Command {
         name: "query-vfio-user",
         arguments: NOTHING,
-        answer: Shape::Array(&Shape::Any),
+        answer: shapes::VFIO_USER,
         run: |context, _| Ok(context.inventory.vfio_user().into()),
     },
     Command {
@@ -246,20 +206,20 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "device_add",
-        arguments: Shape::Object("q_device_add", DEVICE_ADD),
+        arguments: shapes::DEVICE_ADD,
         answer: NOTHING,
         run: device_add,
     },
     Command {
         name: "device_del",
-        arguments: Shape::Object("q_device_del", DEVICE_DEL),
+        arguments: shapes::DEVICE_DEL,
         answer: NOTHING,
         run: device_del,
     },
     Command {
         name: "device-list-properties",
-        arguments: Shape::Object("q_list_properties", TYPENAME),
-        answer: Shape::Array(&Shape::Object("ObjectPropertyInfo", PROPERTY)),
+        arguments: shapes::LIST_PROPERTIES,
+        answer: shapes::PROPERTIES,
         run: list_properties,
     },
 ];
@@ -291,28 +251,12 @@ fn command_names() -> Value {
 }
 
 fn schema() -> Value {
-    const DEVICE: &[Member] = &[required("device", Shape::Str), required("path", Shape::Str)];
-    const LOST: &[Member] = &[
-        required("device", Shape::Str),
-        required("path", Shape::Str),
-        required("cause", Shape::Str),
-    ];
-    const CAUSE: &[Member] = &[
-        required("guest", Shape::Bool),
-        required("reason", Shape::Str),
-    ];
     let mut schema = Schema::default();
     for command in COMMANDS {
         schema.command(command.name, &command.arguments, &command.answer);
     }
     for name in Event::NAMES {
-        let data = match name {
-            "RESET" | "SHUTDOWN" => Shape::Object("q_cause", CAUSE),
-            "BULKHEAD_DEVICE_LOST" => Shape::Object("q_device_lost", LOST),
-            name if name.contains("DEVICE") => Shape::Object("q_device", DEVICE),
-            _ => NOTHING,
-        };
-        schema.event(name, &data);
+        schema.event(name, shapes::event_data(name));
     }
     schema.into_json()
 }
@@ -336,6 +280,7 @@ fn cpus(context: &Context, _: &mut Arguments) -> Result<Outcome, QmpError> {
             "cpu-index": cpu.index,
             "thread-id": cpu.thread_id,
             "qom-path": format!("/machine/cpu[{}]", cpu.index),
+            "qom-type": "host-x86_64-cpu",
             "target": "x86_64",
         })
     };
@@ -361,30 +306,13 @@ fn device_del(context: &Context, arguments: &mut Arguments) -> Result<Outcome, Q
 
 fn list_properties(_: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {
     let driver = arguments.string("typename")?;
-    let taken = |member: &&Member| match driver.as_str() {
-        "vfio-pci" => member.name != "socket",
-        "vfio-user-pci" => member.name != "host",
-        _ => false,
-    };
-    let properties: Vec<Value> = DEVICE_ADD
-        .iter()
-        .filter(taken)
-        .filter(|member| member.name != "driver")
-        .map(|member| json!({ "name": member.name, "type": shape_name(&member.shape) }))
-        .collect();
-    if properties.is_empty() {
-        return Err(QmpError::generic(format!("Class '{driver}' not found")));
-    }
-    Ok(Value::Array(properties).into())
-}
-
-fn shape_name(shape: &Shape) -> &'static str {
-    match shape {
-        Shape::Str => "str",
-        Shape::Int => "int",
-        Shape::Bool => "bool",
-        Shape::Any => "any",
-        Shape::Enum(name, _) | Shape::Object(name, _) => name,
-        Shape::Array(_) => "list",
-    }
+    let properties = properties::of(&driver).ok_or_else(|| QmpError::unknown_device(&driver))?;
+    let described = properties.map(|property| {
+        json!({
+            "name": property.name,
+            "type": property.kind.type_name(),
+            "description": property.description,
+        })
+    });
+    Ok(described.collect::<Value>().into())
 }

@@ -23,9 +23,23 @@ pub enum ShutdownCause {
     HostSignal,
     /// Ctrl-A x on the terminal.
     HostUi,
+    /// The host refused something that the machine cannot go on without.
+    HostError,
 }
 
 impl ShutdownCause {
+    /// Every cause, as it is spelled on the wire.
+    pub const NAMES: [&'static str; 8] = [
+        "guest-shutdown",
+        "guest-reset",
+        "guest-panic",
+        "host-qmp-quit",
+        "host-qmp-system-reset",
+        "host-signal",
+        "host-ui",
+        "host-error",
+    ];
+
     fn name(self) -> &'static str {
         match self {
             ShutdownCause::GuestShutdown => "guest-shutdown",
@@ -35,6 +49,7 @@ impl ShutdownCause {
             ShutdownCause::HostQmpSystemReset => "host-qmp-system-reset",
             ShutdownCause::HostSignal => "host-signal",
             ShutdownCause::HostUi => "host-ui",
+            ShutdownCause::HostError => "host-error",
         }
     }
 
@@ -46,7 +61,8 @@ impl ShutdownCause {
             ShutdownCause::HostQmpQuit
             | ShutdownCause::HostQmpSystemReset
             | ShutdownCause::HostSignal
-            | ShutdownCause::HostUi => false,
+            | ShutdownCause::HostUi
+            | ShutdownCause::HostError => false,
         }
     }
 }
@@ -89,7 +105,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Every event's name, for introspection.
+    /// Every event's name.
     pub const NAMES: [&'static str; 9] = [
         "STOP",
         "RESUME",
@@ -134,6 +150,50 @@ impl Event {
                 "BULKHEAD_DEVICE_LOST",
                 Some(json!({ "device": device, "path": device, "cause": cause })),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qmp::shapes;
+
+    #[test]
+    fn every_event_is_named_and_has_the_data_that_the_schema_says() {
+        let (device, cause) = (String::from("net"), String::from("gone"));
+        let causes = [
+            ShutdownCause::GuestShutdown,
+            ShutdownCause::GuestReset,
+            ShutdownCause::GuestPanic,
+            ShutdownCause::HostQmpQuit,
+            ShutdownCause::HostQmpSystemReset,
+            ShutdownCause::HostSignal,
+            ShutdownCause::HostUi,
+            ShutdownCause::HostError,
+        ];
+        let mut events = vec![
+            Event::Stop,
+            Event::Resume,
+            Event::Powerdown,
+            Event::DeviceDeleted {
+                device: device.clone(),
+            },
+            Event::DeviceUnplugGuestError {
+                device: device.clone(),
+            },
+            Event::DeviceReady {
+                device: device.clone(),
+            },
+            Event::DeviceLost { device, cause },
+        ];
+        events.extend(causes.map(Event::Reset));
+        events.extend(causes.map(Event::Shutdown));
+        for event in events {
+            let (name, data) = event.parts();
+            assert!(Event::NAMES.contains(&name), "{name}");
+            let data = data.unwrap_or_else(|| json!({}));
+            shapes::event_data(name).check(&data).unwrap();
         }
     }
 }

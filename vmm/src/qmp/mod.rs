@@ -9,7 +9,7 @@
 //! | `commands` | what each command takes, gives and calls |
 //! | `arguments` | is an argument there, of the right type, and nothing else |
 //! | `machine` | what the commands need of the machine |
-//! | `schema` | what introspection answers |
+//! | `shapes`, `schema` | what introspection answers |
 //! | `events` | what clients are told unasked |
 //! | `envelope`, `json_text` | what a request is |
 //! | `errors` | the text and class of every error |
@@ -19,9 +19,10 @@ pub mod server;
 mod connection;
 pub mod commands;
 mod arguments;
+pub(crate) mod shapes;
 pub mod machine;
-mod schema;
 pub mod events;
+mod schema;
 mod envelope;
 mod json_text;
 pub mod errors;

@@ -11,7 +11,7 @@ mod tests;
 
 /// The type of an argument or an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// A string.
     Str,
     /// A whole number.
@@ -30,7 +30,7 @@ pub(super) enum Shape {
 
 /// One member of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// Its name.
     pub name: &'static str,
     /// Its type.
@@ -54,6 +54,40 @@ pub(super) const fn optional(name: &'static str, shape: Shape) -> Member {
         name,
         shape,
         optional: true,
+    }
+}
+
+#[cfg(test)]
+impl Shape {
+    /// Whether a value has this shape, with nothing that the shape does not know; else what is wrong where.
+    pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
+        let fits = match (self, value) {
+            (Shape::Str, Value::String(_)) | (Shape::Bool, Value::Bool(_)) | (Shape::Any, _) => {
+                true
+            }
+            (Shape::Int, Value::Number(number)) => number.is_i64() || number.is_u64(),
+            (Shape::Enum(_, words), Value::String(word)) => words.contains(&word.as_str()),
+            (Shape::Array(element), Value::Array(values)) => {
+                return values.iter().try_for_each(|value| element.check(value));
+            }
+            (Shape::Object(name, members), Value::Object(object)) => {
+                let known = |key: &str| members.iter().any(|member| member.name == key);
+                if let Some(key) = object.keys().find(|key| !known(key)) {
+                    return Err(format!("{name} has no member {key}"));
+                }
+                return members.iter().try_for_each(|member| {
+                    let place = |error| format!("{name}.{}: {error}", member.name);
+                    match object.get(member.name) {
+                        Some(value) => member.shape.check(value).map_err(place),
+                        None if member.optional => Ok(()),
+                        None => Err(place("is missing".to_owned())),
+                    }
+                });
+            }
+            _ => false,
+        };
+        fits.then_some(())
+            .ok_or_else(|| format!("{value} is not {self:?}"))
     }
 }
 
@@ -91,6 +125,13 @@ impl Schema {
 
     /// Adds a type and returns its name.
     fn shape(&mut self, shape: &Shape) -> String {
+        if let Shape::Object(name, _) = shape {
+            // A type may contain itself.
+            if self.entries.contains_key(*name) {
+                return (*name).to_owned();
+            }
+            self.entries.insert((*name).to_owned(), Value::Null);
+        }
         let (name, entry) = match shape {
             Shape::Str => builtin("str", "string"),
             Shape::Int => builtin("int", "int"),

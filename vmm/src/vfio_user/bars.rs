@@ -31,6 +31,19 @@ pub struct Area {
     mapping: Arc<DeviceMapping>,
 }
 
+/// An area, for the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedArea {
+    /// The BAR.
+    pub bar: u8,
+    /// Where in the BAR it begins.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Where the guest reaches it without an exit now, if it does.
+    pub gpa: Option<u64>,
+}
+
 /// An area cannot be mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
@@ -142,7 +155,8 @@ pub struct BarMap {
 #[derive(Debug)]
 struct Live {
     decoded: Decoded,
-    slots: Vec<SlotId>,
+    /// Each with the offset of its area in the BAR.
+    slots: Vec<(u64, SlotId)>,
 }
 
 impl BarMap {
@@ -246,9 +260,22 @@ impl BarMap {
         self.areas.clear();
     }
 
-    /// How many memory slots are in use.
-    pub fn slot_count(&self) -> usize {
-        self.live.iter().map(|live| live.slots.len()).sum()
+    /// Every area that is mapped, and where the guest reaches it.
+    pub fn mapped(&self) -> Vec<MappedArea> {
+        self.areas.iter().map(|area| self.describe(area)).collect()
+    }
+
+    fn describe(&self, area: &Area) -> MappedArea {
+        let live = self.live.iter().find(|live| live.decoded.index == area.bar);
+        let has_slot = |live: &&Live| live.slots.iter().any(|(offset, _)| *offset == area.offset);
+        MappedArea {
+            bar: area.bar,
+            offset: area.offset,
+            len: area.mapping.len_bytes(),
+            gpa: live
+                .filter(has_slot)
+                .map(|live| live.decoded.range.start + area.offset),
+        }
     }
 
     fn admits(&self, decoded: &Decoded) -> bool {
@@ -260,7 +287,7 @@ impl BarMap {
         windows.iter().any(|window| holds(*window, decoded.range))
     }
 
-    fn map(&self, decoded: &Decoded) -> Vec<SlotId> {
+    fn map(&self, decoded: &Decoded) -> Vec<(u64, SlotId)> {
         let mut slots = Vec::new();
         for area in self.areas.iter().filter(|area| area.bar == decoded.index) {
             let gpa = decoded.range.start + area.offset;
@@ -270,7 +297,7 @@ impl BarMap {
                 0,
                 area.mapping.len_bytes(),
             ) {
-                Ok(slot) => slots.push(slot),
+                Ok(slot) => slots.push((area.offset, slot)),
                 Err(error) => {
                     let error = one_line(&error);
                     tracing::warn!(
@@ -285,8 +312,8 @@ impl BarMap {
         slots
     }
 
-    fn unmap(&self, slots: &[SlotId]) {
-        for slot in slots {
+    fn unmap(&self, slots: &[(u64, SlotId)]) {
+        for (_, slot) in slots {
             if let Err(error) = self.vm.memory_slots().unmap(*slot) {
                 tracing::error!(
                     device = self.id,

@@ -9,25 +9,24 @@
 //! both are held across requests. The server does them one after another in any case, and each has a deadline.
 //! Order of taking: `turn`, `interrupts`, then `bars`, `table` or `config`.
 //!
-//! A reset of the device, by the guest's function-level reset too, is only started here: it may take a minute, and no
-//! vCPU waits for it. Until it has ended the device looks as on a real bus: reads give ones, writes are dropped.
-//!
 //! A lost device (the server is gone or has broken the rules): its BARs and mappings go at once, reads give ones,
 //! writes are dropped, one line says why. The VM lives on.
 
 mod bar_access;
+mod inspect;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use protocol::RegionIndex;
-use protocol::client::{Client, ClientError, LostCause, MessageCounters};
+use protocol::client::{Client, ClientError, LostCause};
 
 use self::bar_access::BarTrap;
 use super::bars::BarMap;
 use super::capabilities::MsixLayout;
 use super::config::{DeviceConfig, InterruptMode, Written};
 use super::interrupts::Interrupts;
+use super::latency::Latency;
 use super::msix::MsixTable;
 use crate::address_space::Trap;
 use crate::kvm::Gsi;
@@ -49,6 +48,7 @@ pub struct VfioUserFunction {
     table: Mutex<MsixTable>,
     config: Mutex<DeviceConfig>,
     is_lost: AtomicBool,
+    latency: Latency,
 }
 
 /// What `attach.rs` puts together.
@@ -77,6 +77,7 @@ impl VfioUserFunction {
             table: Mutex::new(MsixTable::new(vectors)),
             config: Mutex::new(parts.config),
             is_lost: AtomicBool::new(false),
+            latency: Latency::default(),
         })
     }
 
@@ -89,7 +90,6 @@ impl VfioUserFunction {
     /// of the event loop.
     pub fn service(&self) -> bool {
         let served = self.client.service();
-        self.in_reset();
         self.notice_loss();
         served.is_ok()
     }
@@ -106,16 +106,6 @@ impl VfioUserFunction {
     /// Why the device is lost, if it is.
     pub fn lost(&self) -> Option<LostCause> {
         self.client.lost()
-    }
-
-    /// Messages so far.
-    pub fn counters(&self) -> MessageCounters {
-        self.client.counters()
-    }
-
-    /// How many BAR areas the guest reaches without an exit now.
-    pub fn mapped_areas(&self) -> usize {
-        lock(&self.bars).slot_count()
     }
 
     /// KVM cannot reach the memory behind a slot: takes this device's slots at `gpa` away (all if it is not known), so
@@ -229,31 +219,16 @@ impl VfioUserFunction {
     }
 
     fn forward(&self, written: &Written) {
-        let last = written.forward.len().checked_sub(1);
-        for (index, (offset, bytes)) in written.forward.iter().enumerate() {
-            let (config, offset) = (RegionIndex::CONFIG, u64::from(*offset));
-            let result = if written.function_reset && Some(index) == last {
-                self.client.start_region_write(config, offset, bytes)
+        for (offset, bytes) in &written.forward {
+            let offset = u64::from(*offset);
+            let result = if written.function_reset {
+                self.client
+                    .region_write_slow(RegionIndex::CONFIG, offset, bytes)
             } else {
-                self.client.region_write(config, offset, bytes)
+                self.client.region_write(RegionIndex::CONFIG, offset, bytes)
             };
             self.sent("write configuration space", result);
         }
-    }
-
-    /// The device does not answer before its reset has ended. Says how one ended that failed.
-    fn in_reset(&self) -> bool {
-        if self.client.is_busy() {
-            return true;
-        }
-        if let Some(Err(error)) = self.client.take_reset_outcome() {
-            tracing::error!(
-                device = self.id,
-                error = one_line(&error),
-                "the device was not reset"
-            );
-        }
-        false
     }
 
     /// Everything of ours back to power-on: nothing decodes, no interrupts.
@@ -272,7 +247,7 @@ impl PciFunction for VfioUserFunction {
 
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
-        if self.is_lost() || self.in_reset() {
+        if self.is_lost() {
             return;
         }
         let (from_device, pending) = {
@@ -304,9 +279,6 @@ impl PciFunction for VfioUserFunction {
             return;
         }
         let turn = lock(&self.turn);
-        if self.in_reset() {
-            return;
-        }
         let (written, decoded) = {
             let mut config = lock(&self.config);
             (config.write(offset, data), config.decoded())
@@ -342,8 +314,7 @@ impl PciFunction for VfioUserFunction {
         let turn = lock(&self.turn);
         // 1. The guest reaches nothing of the device, and hears nothing of it.
         self.power_on();
-        // A reset that is not over yet will do.
-        if !self.is_lost() && !self.in_reset() {
+        if !self.is_lost() {
             // 2. No DMA, no decoding; the reset brings back what was set before it.
             let off = self
                 .client
@@ -355,24 +326,15 @@ impl PciFunction for VfioUserFunction {
                     device = self.id,
                     "the guest was reset, the device cannot be: it keeps its state"
                 );
-            } else {
-                self.sent("reset", self.client.start_reset());
+            } else if let Err(error) = self.client.reset() {
+                tracing::error!(
+                    device = self.id,
+                    error = one_line(&error),
+                    "device not reset with the guest"
+                );
             }
         }
         drop(turn);
-        self.notice_loss();
-    }
-
-    fn finish_reset(&self) {
-        if let Err(error) = self.client.finish_reset()
-            && self.client.lost().is_none()
-        {
-            tracing::error!(
-                device = self.id,
-                error = one_line(&error),
-                "device not reset with the guest"
-            );
-        }
         self.notice_loss();
     }
 }

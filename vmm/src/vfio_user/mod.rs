@@ -30,6 +30,7 @@ pub mod msi;
 pub mod msix;
 pub mod describe;
 pub mod capabilities;
+pub mod latency;
 mod wire;
 
 use std::sync::Arc;

@@ -5,7 +5,6 @@ mod fake_device;
 mod interrupts;
 mod lifetime;
 mod mapping;
-mod reset;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

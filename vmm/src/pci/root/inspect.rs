@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{PciFunction, PciHost};
+use crate::pci::bar::BarRequest;
 
 /// Bytes of a configuration header.
 const HEADER_BYTES: usize = 64;
@@ -20,6 +21,8 @@ pub struct FunctionState {
     pub id: String,
     /// Its configuration header.
     pub header: [u8; HEADER_BYTES],
+    /// Its BARs and its ROM: what they are and how large, not where.
+    pub bars: Vec<BarRequest>,
     /// For a root port: secondary bus, subordinate bus.
     pub buses: Option<(u8, u8)>,
 }
@@ -36,6 +39,7 @@ impl PciHost {
                 {
                     function.config_read(offset, word);
                 }
+                state.bars = function.bars();
                 state
             })
             .collect()
@@ -50,6 +54,7 @@ impl PciHost {
                 devfn,
                 id: id.to_owned(),
                 header: [0xff; HEADER_BYTES],
+                bars: Vec::new(),
                 buses,
             };
             found.push((state, Arc::clone(function)));

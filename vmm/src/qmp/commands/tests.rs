@@ -166,3 +166,39 @@ fn every_command_is_listed_and_described() {
     assert_eq!(listed.as_array().unwrap().len(), COMMANDS.len());
     assert_eq!(described.len(), COMMANDS.len());
 }
+
+#[test]
+fn answers_have_the_shape_that_the_schema_says() {
+    for command in COMMANDS
+        .iter()
+        .filter(|command| command.arguments == NOTHING && command.name.starts_with("query-"))
+    {
+        let text = format!(r#"{{"execute":"{}"}}"#, command.name);
+        let answer = execute(&Arc::default(), &text).unwrap();
+        command.answer.check(&answer).unwrap();
+    }
+    for driver in ["pcie-root-port", "vfio-pci", "vfio-user-pci"] {
+        let answer = properties(driver).unwrap();
+        shapes::PROPERTIES.check(&answer).unwrap();
+        let names: Vec<&Value> = answer
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|property| &property["name"])
+            .collect();
+        assert!(names.contains(&&json!("addr")), "{driver}: {names:?}");
+    }
+}
+
+fn properties(driver: &str) -> Result<Value, QmpError> {
+    let text =
+        format!(r#"{{"execute":"device-list-properties","arguments":{{"typename":"{driver}"}}}}"#);
+    execute(&Arc::default(), &text)
+}
+
+#[test]
+fn properties_of_an_unknown_device_are_device_not_found() {
+    let error = properties("e1000").unwrap_err();
+    assert_eq!(error.class, Class::DeviceNotFound);
+    assert_eq!(error.desc, "Device 'e1000' not found");
+}

@@ -81,3 +81,12 @@ fn error_answer_carries_class_desc_and_id() {
         json!({"error": {"class": "DeviceNotFound", "desc": "Device 'x' not found"}, "id": 1});
     assert_eq!(answer(Some(&json!(1)), Err(error)), expected);
 }
+
+#[test]
+fn id_comes_back_whatever_it_is_and_however_often() {
+    for id in [r#"{"a":[1,2.5,null]}"#, "null", "1", "1"] {
+        let text = format!(r#"{{"execute":"query-status","id":{id}}}"#);
+        let request = Request::parse(text.as_bytes()).unwrap();
+        assert_eq!(request.id, Some(serde_json::from_str(id).unwrap()));
+    }
+}

@@ -26,7 +26,7 @@ impl Trap for BarTrap {
             .filter(|function| !function.is_lost())
         {
             Some(function) => {
-                function.bar_read(self.bar, offset, data);
+                function.timed(|| function.bar_read(self.bar, offset, data));
                 function.notice_loss();
             }
             None => data.fill(0xff),
@@ -39,7 +39,7 @@ impl Trap for BarTrap {
             .upgrade()
             .filter(|function| !function.is_lost())
         {
-            function.bar_write(self.bar, offset, data);
+            function.timed(|| function.bar_write(self.bar, offset, data));
         }
     }
 }
