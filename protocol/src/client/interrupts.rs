@@ -3,6 +3,7 @@
 use super::Client;
 use super::engine::Call;
 use super::error::ClientError;
+use super::in_flight::Pace;
 use crate::header::CommandCode;
 use crate::ids::IrqIndex;
 use crate::limits;
@@ -119,7 +120,7 @@ impl Client {
         request.encode(&mut head);
         let call = Call {
             fds,
-            ..self.call(CommandCode::DEVICE_SET_IRQS, &head)
+            ..self.call(CommandCode::DEVICE_SET_IRQS, &head, Pace::Query)
         };
         self.engine.call(&call, |_body, _fds| Ok(()))
     }

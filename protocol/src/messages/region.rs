@@ -74,46 +74,32 @@ impl RegionAccess {
         Ok(access)
     }
 
-    /// Reads the answer to this read: its data, as many bytes as were asked.
+    /// Reads the answer to a read; the data is all that follows the head.
     ///
     /// # Errors
-    /// It is short, about something else, or its data is not `count` bytes. An empty answer counts as one of 0 bytes
-    /// when 0 were asked.
-    pub fn decode_read_reply<'a>(&self, body: &'a [u8]) -> Result<&'a [u8], BadField> {
+    /// It is short, or its data is not `count` bytes. An empty answer counts as one of 0 bytes when 0 were asked.
+    pub fn decode_read_reply<'a>(&self, body: &'a [u8]) -> Result<(Self, &'a [u8]), BadField> {
         if body.is_empty() && self.count == 0 {
-            return Ok(body);
+            return Ok((*self, body));
         }
         let mut reader = Reader::new(body);
-        self.check(Self::decode(&mut reader)?)?;
+        let head = Self::decode(&mut reader)?;
         let data = reader.rest();
-        if usize::try_from(self.count) != Ok(data.len()) {
-            return Err(BadField::length("length of the data", data.len()));
+        if usize::try_from(head.count) != Ok(data.len()) {
+            return Err(BadField::invalid("count", head.count));
         }
-        Ok(data)
+        Ok((head, data))
     }
 
-    /// Reads the answer to this write.
+    /// Reads the answer to a write.
     ///
     /// # Errors
-    /// It is short or about something else. An empty answer counts as one of 0 bytes when 0 were asked.
-    pub fn check_write_reply(&self, body: &[u8]) -> Result<(), BadField> {
+    /// It is short. An empty answer counts as one of 0 bytes when 0 were asked.
+    pub fn decode_write_reply(&self, body: &[u8]) -> Result<Self, BadField> {
         if body.is_empty() && self.count == 0 {
-            return Ok(());
+            return Ok(*self);
         }
-        self.check(Self::decode(&mut Reader::new(body))?)
-    }
-
-    fn check(&self, answered: Self) -> Result<(), BadField> {
-        if answered.count != self.count {
-            return Err(BadField::invalid("count", answered.count));
-        }
-        if answered.offset != self.offset {
-            return Err(BadField::invalid("offset", answered.offset));
-        }
-        if answered.region != self.region {
-            return Err(BadField::invalid("region", answered.region.0));
-        }
-        Ok(())
+        Self::decode(&mut Reader::new(body))
     }
 }
 
