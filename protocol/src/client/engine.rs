@@ -1,19 +1,16 @@
-//! Sends requests, reads for all threads, and knows when the device is lost.
+//! Sends requests, hands out their answers, and knows when the device is lost.
 
 use super::counters::{Counters, MessageCounters};
 use super::error::{ClientError, LostCause};
-use super::in_flight::{InFlight, NoTicket, POSTED_ID, Pace, Ticket, Turn};
+use super::in_flight::{InFlight, POSTED_ID, Ticket, Turn};
 use super::serve::Server;
 use super::service::watch;
-use crate::header::{CommandCode, Header, HeaderFlags, MessageType};
+use super::session::{Action, Event, Session};
+use crate::header::{CommandCode, HeaderFlags};
 use crate::ids::MessageId;
-use crate::limits;
 use crate::messages::version::Capabilities;
 use crate::refusal::BadField;
-use crate::transport::{
-    FrameReceiver, FrameSender, Outgoing, Patience, RecvError, SendError, StreamSocket, Wait,
-};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::transport::{FrameReceiver, FrameSender, Outgoing, Patience, StreamSocket};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -26,8 +23,10 @@ pub(super) struct Call<'a> {
     pub(super) head: &'a [u8],
     pub(super) data: &'a [u8],
     pub(super) fds: &'a [BorrowedFd<'a>],
-    pub(super) pace: Pace,
+    /// How long the answer may take.
     pub(super) time: Duration,
+    /// The event loop, where there is one, looks whether it is late.
+    pub(super) minded: bool,
 }
 
 /// The second socket, for the server's requests.
@@ -35,15 +34,14 @@ pub(super) struct Call<'a> {
 pub(super) struct Twin {
     pub(super) socket: StreamSocket,
     pub(super) receiver: Mutex<FrameReceiver>,
-    pub(super) sender: Mutex<FrameSender>,
+    pub(super) sender: FrameSender,
 }
 
 /// The machinery of one connection.
 #[derive(Debug)]
 pub(super) struct Engine {
-    socket: StreamSocket,
-    /// Held while a message is sent: messages must not mix.
-    pub(super) sender: Mutex<FrameSender>,
+    pub(super) socket: StreamSocket,
+    pub(super) sender: FrameSender,
     /// Held by the thread that leads.
     pub(super) receiver: Mutex<FrameReceiver>,
     pub(super) twin: Option<Twin>,
@@ -52,9 +50,13 @@ pub(super) struct Engine {
     /// Ticks while accesses rely on `service`.
     pub(super) clock: OnceLock<OwnedFd>,
     pub(super) in_flight: InFlight,
+    /// Held by the thread that waits for a slow request.
+    pub(super) slow_waiter: Mutex<()>,
     lost: OnceLock<LostCause>,
     pub(super) dma: Server,
     server: Capabilities,
+    /// How long the server may keep a message from being sent.
+    send_time: Duration,
     pub(super) counters: Counters,
 }
 
@@ -65,6 +67,7 @@ pub(super) struct Negotiated {
     pub(super) twin: Option<(StreamSocket, FrameReceiver)>,
     pub(super) server: Capabilities,
     pub(super) dma: Server,
+    pub(super) send_time: Duration,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,7 +78,7 @@ impl Engine {
     pub(super) fn new(parts: Negotiated) -> Result<Self, Errno> {
         let twin = parts.twin.map(|(socket, receiver)| Twin {
             receiver: Mutex::new(receiver),
-            sender: Mutex::new(FrameSender::new(socket.clone())),
+            sender: FrameSender::new(socket.clone()),
             socket,
         });
         let requests_on_main = twin.is_none() && parts.dma.has_handler();
@@ -83,15 +86,17 @@ impl Engine {
         let counters = Counters::default();
         counters.count(CommandCode::VERSION);
         Ok(Self {
-            sender: Mutex::new(FrameSender::new(parts.socket.clone())),
+            sender: FrameSender::new(parts.socket.clone()),
             receiver: Mutex::new(parts.receiver),
             twin,
             watch,
             clock: OnceLock::new(),
             in_flight: InFlight::new(),
+            slow_waiter: Mutex::new(()),
             lost: OnceLock::new(),
             dma: parts.dma,
             server: parts.server,
+            send_time: parts.send_time,
             counters,
             socket: parts.socket,
         })
@@ -113,8 +118,32 @@ impl Engine {
         self.counters.read()
     }
 
-    /// Declares the device lost; the first cause stays.
-    pub(super) fn lose(&self, cause: LostCause) -> LostCause {
+    /// Lets the session judge what happened. When it is lost, the connection ends here.
+    pub(super) fn judge(&self, event: Event) -> Action {
+        let session = match self.lost() {
+            Some(cause) => Session::Lost(cause),
+            None => Session::Running {
+                twin: self.twin.is_some(),
+            },
+        };
+        let (next, action) = session.on(event);
+        if let Session::Lost(cause) = next {
+            return Action::Lose(self.end(cause));
+        }
+        action
+    }
+
+    /// Declares the device lost by something that is no message.
+    pub(super) fn lose(&self, event: Event) -> LostCause {
+        match self.judge(event) {
+            Action::Lose(cause) => cause,
+            // No such event leaves a session running.
+            Action::Agree | Action::Deliver | Action::Serve => self.end(LostCause::Shutdown),
+        }
+    }
+
+    /// The first cause stays.
+    fn end(&self, cause: LostCause) -> LostCause {
         let first = *self.lost.get_or_init(|| cause);
         self.socket.shut_down();
         if let Some(twin) = &self.twin {
@@ -130,24 +159,25 @@ impl Engine {
         call: &Call<'_>,
         read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
-        let command = call.command;
         if let Some(cause) = self.lost() {
             return Err(ClientError::Lost(cause));
         }
-        let ticket = self
-            .in_flight
-            .begin(command, call.pace, call.time)
-            .map_err(|reason| match reason {
-                NoTicket::Busy => ClientError::Busy { command },
-                NoTicket::TooMany => ClientError::TooManyInFlight { command },
-            })?;
-        let patience = Patience::Until(ticket.deadline);
-        let sent = self.send(call, ticket.id, HeaderFlags::COMMAND, patience);
-        if let Err(error) = sent {
+        let ticket = self.ticket(call)?;
+        if let Err(cause) = self.send(call, ticket.id, HeaderFlags::COMMAND) {
             self.in_flight.abandon(&ticket);
-            return Err(ClientError::Lost(error));
+            return Err(ClientError::Lost(cause));
         }
         self.await_answer(&ticket, read)
+    }
+
+    fn ticket(&self, call: &Call<'_>) -> Result<Ticket, ClientError> {
+        let minded = call.minded && self.clock.get().is_some();
+        let begin = || self.in_flight.begin(call.command, call.time, minded);
+        begin().or_else(|_| {
+            // The answer to the slow request may have come.
+            self.look_for_the_slow_answer()?;
+            begin().map_err(|reason| reason.for_command(call.command))
+        })
     }
 
     /// Sends a request that is not answered.
@@ -155,17 +185,15 @@ impl Engine {
         if let Some(cause) = self.lost() {
             return Err(ClientError::Lost(cause));
         }
-        let flags = HeaderFlags::COMMAND_NO_REPLY;
-        self.send(call, POSTED_ID, flags, Patience::For(call.time))
+        self.send(call, POSTED_ID, HeaderFlags::COMMAND_NO_REPLY)
             .map_err(ClientError::Lost)
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         call: &Call<'_>,
         id: MessageId,
         flags: HeaderFlags,
-        patience: Patience,
     ) -> Result<(), LostCause> {
         let command = call.command;
         self.counters.count(command);
@@ -178,8 +206,9 @@ impl Engine {
             data: call.data,
             fds: call.fds,
         };
-        let sent = lock(&self.sender).send(&message, patience);
-        sent.map_err(|error| self.lose(sending(command, error)))
+        // Whatever the answer may take: other requests wait behind this one.
+        let sent = self.sender.send(&message, Patience::For(self.send_time));
+        sent.map_err(|error| self.lose(Event::Send { error, command }))
     }
 
     fn await_answer<R>(
@@ -196,13 +225,14 @@ impl Engine {
             match self.in_flight.turn(ticket, || self.lost.get().is_some()) {
                 Turn::Woken => {}
                 Turn::Late => {
-                    self.lose(LostCause::Deadline { command });
+                    self.lose(Event::Late { command });
                 }
                 Turn::Answered => {
                     let Some(answer) = self.in_flight.collect(ticket) else {
                         continue;
                     };
-                    let result = judge(command, answer.result, || read(&answer.body, answer.fds));
+                    let result =
+                        answered(command, answer.result, || read(&answer.body, answer.fds));
                     self.in_flight.finish(ticket, answer.body);
                     return result;
                 }
@@ -213,7 +243,7 @@ impl Engine {
                         let frame = receiver.take(header);
                         let failed = header.flags.error();
                         let result = if failed { Err(header.errno()) } else { Ok(()) };
-                        judge(command, result, || read(frame.body, frame.fds))
+                        answered(command, result, || read(frame.body, frame.fds))
                     });
                     drop(receiver);
                     self.in_flight.finish_leading(ticket);
@@ -222,140 +252,9 @@ impl Engine {
             }
         }
     }
-
-    /// Reads for all until the ticket's own answer is whole in the receiver.
-    fn lead(&self, receiver: &mut FrameReceiver, ticket: &Ticket) -> Result<Header, LostCause> {
-        let wait = if ticket.pace == Pace::Access && self.clock.get().is_some() {
-            Wait::Watched
-        } else {
-            Wait::Until(ticket.deadline)
-        };
-        loop {
-            self.await_main(receiver, ticket)?;
-            let header = receiver
-                .wait(wait)
-                .map_err(|error| self.receive_failed(error, ticket.command))?;
-            let own = header.message_type() == MessageType::Reply
-                && header.id == ticket.id
-                && header.command == ticket.command;
-            if own {
-                self.check_fds(receiver, header)?;
-                return Ok(header);
-            }
-            self.handle(receiver, header)?;
-            // A peer that never stops sending does not stop the clock.
-            if ticket.deadline.remaining().is_none() {
-                return Err(self.late(ticket));
-            }
-        }
-    }
-
-    /// With a twin socket, waits on both and serves the twin until the main one has something. Not where an event loop
-    /// serves it.
-    fn await_main(&self, receiver: &FrameReceiver, ticket: &Ticket) -> Result<(), LostCause> {
-        let Some(twin) = self.twin.as_ref().filter(|_| self.clock.get().is_none()) else {
-            return Ok(());
-        };
-        while !receiver.has_buffered() {
-            let Some(left) = ticket.deadline.remaining() else {
-                return Err(self.late(ticket));
-            };
-            let mut fds = [
-                PollFd::new(&self.socket, PollFlags::IN),
-                PollFd::new(&twin.socket, PollFlags::IN),
-            ];
-            let left = Timespec::try_from(left).unwrap_or(Timespec {
-                tv_sec: 1,
-                tv_nsec: 0,
-            });
-            match poll(&mut fds, Some(&left)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => {
-                    let cause = LostCause::Receive(RecvError::Io(error));
-                    return Err(self.lose(cause));
-                }
-            }
-            let [main, twin_fd] = fds;
-            if !twin_fd.revents().is_empty() {
-                self.serve_twin(twin)?;
-            }
-            if !main.revents().is_empty() {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Deals with a message that is not the leader's own answer.
-    pub(super) fn handle(
-        &self,
-        receiver: &mut FrameReceiver,
-        header: Header,
-    ) -> Result<(), LostCause> {
-        self.check_fds(receiver, header)?;
-        let frame = receiver.take(header);
-        if header.message_type() == MessageType::Command {
-            if self.twin.is_some() {
-                let what = "a request on the main socket although there is a twin";
-                return Err(self.broke(header, what));
-            }
-            return self.serve(&frame, &self.sender);
-        }
-        if self.in_flight.deliver(frame) {
-            return Ok(());
-        }
-        Err(self.broke(header, "an answer to nothing"))
-    }
-
-    /// More descriptors than we announced end the connection.
-    pub(super) fn check_fds(
-        &self,
-        receiver: &FrameReceiver,
-        header: Header,
-    ) -> Result<(), LostCause> {
-        let most = usize::try_from(limits::MAX_MSG_FDS).unwrap_or(usize::MAX);
-        if receiver.fd_count() > most {
-            return Err(self.broke(header, "more file descriptors than we take"));
-        }
-        Ok(())
-    }
-
-    fn late(&self, ticket: &Ticket) -> LostCause {
-        self.lose(LostCause::Deadline {
-            command: ticket.command,
-        })
-    }
-
-    pub(super) fn broke(&self, header: Header, what: &'static str) -> LostCause {
-        self.lose(LostCause::Protocol {
-            command: header.command,
-            what,
-        })
-    }
-
-    pub(super) fn receive_failed(&self, error: RecvError, command: CommandCode) -> LostCause {
-        self.lose(match error {
-            RecvError::Deadline | RecvError::Stalled { .. } => LostCause::Deadline { command },
-            RecvError::Closed => LostCause::Closed,
-            RecvError::NotYet
-            | RecvError::Truncated { .. }
-            | RecvError::Header(_)
-            | RecvError::FdsLost
-            | RecvError::FdsAmbiguous
-            | RecvError::Io(_) => LostCause::Receive(error),
-        })
-    }
 }
 
-pub(super) fn sending(command: CommandCode, error: SendError) -> LostCause {
-    match error {
-        SendError::Closed => LostCause::Closed,
-        SendError::Deadline => LostCause::Deadline { command },
-        SendError::TooLarge | SendError::Io(_) => LostCause::Send { command, error },
-    }
-}
-
-fn judge<R>(
+fn answered<R>(
     command: CommandCode,
     result: Result<(), Errno>,
     read: impl FnOnce() -> Result<R, BadField>,

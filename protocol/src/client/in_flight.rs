@@ -1,31 +1,38 @@
 //! Who waits for which answer, and who reads the socket for all.
 //!
 //! One of the threads that wait leads: it alone reads. It gives answers of others to their slots and wakes them, and
-//! passes the lead on when it has its own. Slots and their buffers are made once.
+//! passes the lead on when it has its own. Slots and their buffers are made once (`table.rs`).
+//! Nobody has to wait for a slow request (`slow.rs`): whoever reads its answer keeps the outcome in the table.
+//! Limits: `MAX_IN_FLIGHT` requests, one slow one.
 
+mod table;
+
+use super::slow::SlowAnswer;
 use crate::frame::Frame;
-use crate::header::CommandCode;
+use crate::header::{CommandCode, Header};
 use crate::ids::MessageId;
-use crate::limits::MAX_IN_FLIGHT;
-use crate::transport::Deadline;
+use crate::limits::{MAX_IN_FLIGHT, WATCH_PERIOD};
+use crate::transport::{Deadline, Wait};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use table::{Asked, SlotState, Table};
 
-/// How a request stands to one with a long deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// Not sent while a slow one is in flight.
-    Access,
-    /// Waits behind a slow one: its own time starts after that one's deadline.
-    Query,
-    /// Takes long by nature.
-    Slow,
-}
+/// How long a thread sleeps whose deadline the event loop minds.
+const MINDED: Duration = Duration::from_secs(3600);
 
 /// The id of requests that are not answered; no other request has it.
 pub(super) const POSTED_ID: MessageId = MessageId(0);
+
+/// When a request is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// At a time.
+    At(Deadline),
+    /// At a tick of the clock that the event loop minds. Costs no look at the time.
+    Tick(u64),
+}
 
 /// A request in flight.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +40,15 @@ pub(super) struct Ticket {
     slot: usize,
     pub(super) id: MessageId,
     pub(super) command: CommandCode,
-    pub(super) pace: Pace,
-    pub(super) deadline: Deadline,
+    pub(super) due: Due,
+    /// How long the answer may take.
+    pub(super) time: Duration,
 }
 
 /// Why a request gets no ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoTicket {
+    /// A slow request is in flight.
     Busy,
     TooMany,
 }
@@ -49,7 +58,7 @@ pub(super) enum NoTicket {
 pub(super) enum Turn {
     /// Read for all.
     Lead,
-    /// The answer is in the slot.
+    /// The answer is there.
     Answered,
     /// The deadline passed.
     Late,
@@ -70,102 +79,58 @@ pub(super) struct InFlight {
     table: Mutex<Table>,
     /// One per slot.
     wakes: Vec<Condvar>,
-}
-
-#[derive(Debug)]
-struct Table {
-    led: bool,
-    next_id: u16,
-    /// When the slow request in flight has to be answered.
-    slow: Option<Deadline>,
-    slots: Vec<Slot>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    state: SlotState,
-    id: MessageId,
-    command: CommandCode,
-    pace: Pace,
-    deadline: Option<Deadline>,
-    asleep: bool,
-    /// Kept from request to request.
-    body: Vec<u8>,
-    fds: Vec<OwnedFd>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SlotState {
-    Free,
-    Waiting,
-    Answered(Result<(), Errno>),
-    /// Its thread works on the answer.
-    Collected,
+    /// For a thread that waits for the slow request all the same.
+    pub(super) slow_wake: Condvar,
 }
 
 impl InFlight {
     pub(super) fn new() -> Self {
-        let slot = || Slot {
-            state: SlotState::Free,
-            id: MessageId(0),
-            command: CommandCode(0),
-            pace: Pace::Query,
-            deadline: None,
-            asleep: false,
-            body: Vec::new(),
-            fds: Vec::new(),
-        };
         Self {
-            table: Mutex::new(Table {
-                led: false,
-                next_id: 1,
-                slow: None,
-                slots: (0..MAX_IN_FLIGHT).map(|_| slot()).collect(),
-            }),
+            table: Mutex::new(Table::new()),
             wakes: (0..MAX_IN_FLIGHT).map(|_| Condvar::new()).collect(),
+            slow_wake: Condvar::new(),
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot and an id that no other request in flight has.
+    /// Takes a slot for a request that must be answered within `time`; `minded` says that the event loop looks.
     pub(super) fn begin(
         &self,
         command: CommandCode,
-        pace: Pace,
         time: Duration,
+        minded: bool,
     ) -> Result<Ticket, NoTicket> {
         let mut table = self.table();
-        let deadline = match (table.slow, pace) {
-            (None, _) => Deadline::after(time),
-            (Some(_), Pace::Access) => return Err(NoTicket::Busy),
-            (Some(slow), Pace::Query | Pace::Slow) => slow.extended(time),
-        };
-        let id = table.unused_id();
-        let free = |(_, slot): &(usize, &mut Slot)| slot.state == SlotState::Free;
-        let (slot, entry) = table
-            .slots
-            .iter_mut()
-            .enumerate()
-            .find(free)
-            .ok_or(NoTicket::TooMany)?;
-        entry.state = SlotState::Waiting;
-        entry.id = id;
-        entry.command = command;
-        entry.pace = pace;
-        entry.deadline = Some(deadline);
-        if pace == Pace::Slow {
-            table.slow = Some(deadline);
+        if table.slow.in_flight().is_some() {
+            return Err(NoTicket::Busy);
         }
-        Ok(Ticket {
-            slot,
-            id,
-            command,
-            pace,
-            deadline,
-        })
+        let due = if minded {
+            Due::Tick(table.ticks.saturating_add(ticks_of(time)))
+        } else {
+            Due::At(Deadline::after(time))
+        };
+        table.take(Asked { command, due, time }, SlotState::Waiting)
+    }
+
+    /// Takes a slot for a request that no thread has to wait for.
+    pub(super) fn begin_slow(
+        &self,
+        command: CommandCode,
+        time: Duration,
+        answer: SlowAnswer,
+    ) -> Result<Ticket, NoTicket> {
+        let mut table = self.table();
+        if table.slow.in_flight().is_some() {
+            return Err(NoTicket::Busy);
+        }
+        let deadline = Deadline::after(time);
+        let due = Due::At(deadline);
+        let ticket = table.take(Asked { command, due, time }, SlotState::Slow(answer))?;
+        table.slow.begin(ticket, deadline);
+        Ok(ticket)
     }
 
     /// Waits until there is something to do for the request's thread. `over` is asked under the lock that
@@ -178,24 +143,24 @@ impl InFlight {
         if let Some(turn) = table.turn_at_once(ticket) {
             return turn;
         }
-        let Some(left) = ticket.deadline.remaining() else {
+        let left = match ticket.due {
+            Due::At(deadline) => deadline.remaining(),
+            Due::Tick(_) => Some(MINDED),
+        };
+        let (Some(left), Some(wake)) = (left, self.wakes.get(ticket.slot)) else {
             return Turn::Late;
         };
-        let Some(wake) = self.wakes.get(ticket.slot) else {
-            return Turn::Late;
-        };
-        table.set_asleep(ticket, true);
+        table.set_asleep(ticket.slot, true);
         let (mut table, _) = wake
             .wait_timeout(table, left)
             .unwrap_or_else(PoisonError::into_inner);
-        table.set_asleep(ticket, false);
+        table.set_asleep(ticket.slot, false);
         table.turn_at_once(ticket).unwrap_or(Turn::Woken)
     }
 
     /// Takes the lead if nobody has it.
     pub(super) fn try_lead(&self) -> bool {
-        let mut table = self.table();
-        !std::mem::replace(&mut table.led, true)
+        self.table().take_lead()
     }
 
     /// Gives the lead away: to a thread that waits for an answer, if there is one.
@@ -212,41 +177,53 @@ impl InFlight {
         let mut table = self.table();
         table.led = false;
         if let Some(ticket) = finished {
-            table.free(ticket);
+            table.free(ticket.slot);
         }
-        let heir = table
-            .slots
-            .iter()
-            .position(|slot| slot.asleep && slot.state == SlotState::Waiting);
+        let heir = table.heir();
+        let slow = heir.is_none() && table.slow.is_awaited();
         drop(table);
         if let Some(wake) = heir.and_then(|slot| self.wakes.get(slot)) {
             wake.notify_one();
         }
+        if slow {
+            self.slow_wake.notify_all();
+        }
     }
 
-    /// Gives an answer to whoever asked; false when nobody did.
-    pub(super) fn deliver(&self, frame: Frame<'_>) -> bool {
-        let header = frame.header;
+    /// Does a request wait for this answer?
+    pub(super) fn awaits(&self, header: &Header) -> bool {
+        self.table().slot_of(header).is_some()
+    }
+
+    /// Gives an answer to whoever asked; one that nobody asked for is dropped.
+    pub(super) fn deliver(&self, frame: Frame<'_>) {
         let mut table = self.table();
-        let asked = |(_, slot): &(usize, &mut Slot)| {
-            slot.state == SlotState::Waiting
-                && slot.id == header.id
-                && slot.command == header.command
+        let Some((index, slot)) = table.slot_of(&frame.header) else {
+            return;
         };
-        let Some((index, slot)) = table.slots.iter_mut().enumerate().find(asked) else {
-            return false;
+        let failed = frame.header.flags.error();
+        let result = if failed {
+            Err(frame.header.errno())
+        } else {
+            Ok(())
         };
-        let failed = header.flags.error();
-        slot.state = SlotState::Answered(if failed { Err(header.errno()) } else { Ok(()) });
+        if let SlotState::Slow(answer) = slot.state {
+            let outcome = answer.judge(slot.command, result, frame.body);
+            table.slow.end(outcome);
+            table.free(index);
+            drop(table);
+            self.slow_wake.notify_all();
+            return;
+        }
+        slot.state = SlotState::Answered(result);
         slot.body.clear();
         slot.body.extend_from_slice(frame.body);
         slot.fds = frame.fds;
-        let asleep = slot.asleep;
+        let asleep = table.is_asleep(index);
         drop(table);
         if let Some(wake) = self.wakes.get(index).filter(|_| asleep) {
             wake.notify_one();
         }
-        true
     }
 
     /// Takes the answer out of its slot, which stays taken until [`Self::finish`].
@@ -270,25 +247,29 @@ impl InFlight {
         if let Some(slot) = table.slots.get_mut(ticket.slot) {
             slot.body = buffer;
         }
-        table.free(ticket);
+        table.free(ticket.slot);
     }
 
     /// Gives up a request that will never be answered.
     pub(super) fn abandon(&self, ticket: &Ticket) {
-        self.table().free(ticket);
+        self.table().free(ticket.slot);
+    }
+
+    /// The clock of the event loop has ticked.
+    pub(super) fn tick(&self) {
+        let mut table = self.table();
+        table.ticks = table.ticks.saturating_add(1);
     }
 
     /// A request that should have been answered by now.
     pub(super) fn late(&self) -> Option<CommandCode> {
-        let late = |slot: &&Slot| {
-            let deadline = slot.deadline.filter(|_| slot.state == SlotState::Waiting);
-            deadline.is_some_and(|deadline| deadline.remaining().is_none())
+        let table = self.table();
+        let late = |due: Due| match due {
+            Due::At(deadline) => deadline.remaining().is_none(),
+            Due::Tick(tick) => tick <= table.ticks,
         };
-        self.table()
-            .slots
-            .iter()
-            .find(late)
-            .map(|slot| slot.command)
+        let mut open = table.slots.iter().filter(|slot| slot.is_open());
+        open.find(|slot| late(slot.due)).map(|slot| slot.command)
     }
 
     /// Wakes every thread that waits.
@@ -298,51 +279,26 @@ impl InFlight {
         for wake in &self.wakes {
             wake.notify_all();
         }
+        self.slow_wake.notify_all();
     }
 }
 
-impl Table {
-    fn unused_id(&mut self) -> MessageId {
-        loop {
-            let id = MessageId(self.next_id);
-            self.next_id = self.next_id.wrapping_add(1);
-            let used = |slot: &Slot| slot.state != SlotState::Free && slot.id == id;
-            // Posted writes have id 0. At most MAX_IN_FLIGHT + 1 rounds: no more ids are in use.
-            if id != POSTED_ID && !self.slots.iter().any(used) {
-                return id;
-            }
+impl Ticket {
+    /// How to wait for the answer inside a read.
+    pub(super) fn wait(&self) -> Wait {
+        match self.due {
+            Due::At(deadline) => Wait::Until(deadline),
+            Due::Tick(_) => Wait::Watched,
         }
     }
 
-    fn turn_at_once(&mut self, ticket: &Ticket) -> Option<Turn> {
-        let slot = self.slots.get(ticket.slot)?;
-        match slot.state {
-            SlotState::Answered(_) => Some(Turn::Answered),
-            SlotState::Waiting if !self.led => {
-                self.led = true;
-                Some(Turn::Lead)
-            }
-            SlotState::Waiting | SlotState::Free | SlotState::Collected => None,
-        }
+    pub(super) fn is_answered_by(&self, header: &Header) -> bool {
+        header.id == self.id && header.command == self.command
     }
+}
 
-    fn set_asleep(&mut self, ticket: &Ticket, asleep: bool) {
-        if let Some(slot) = self.slots.get_mut(ticket.slot) {
-            slot.asleep = asleep;
-        }
-    }
-
-    fn free(&mut self, ticket: &Ticket) {
-        let Some(slot) = self.slots.get_mut(ticket.slot) else {
-            return;
-        };
-        slot.state = SlotState::Free;
-        slot.fds.clear();
-        if slot.pace == Pace::Slow {
-            let slow = |slot: &Slot| slot.state != SlotState::Free && slot.pace == Pace::Slow;
-            if !self.slots.iter().any(slow) {
-                self.slow = None;
-            }
-        }
-    }
+/// How many ticks cover `time`, which begins somewhere between two.
+fn ticks_of(time: Duration) -> u64 {
+    let periods = time.as_nanos().div_ceil(WATCH_PERIOD.as_nanos());
+    u64::try_from(periods).unwrap_or(u64::MAX).saturating_add(1)
 }

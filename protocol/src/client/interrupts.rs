@@ -3,7 +3,6 @@
 use super::Client;
 use super::engine::Call;
 use super::error::ClientError;
-use super::in_flight::Pace;
 use crate::header::CommandCode;
 use crate::ids::IrqIndex;
 use crate::limits;
@@ -120,7 +119,7 @@ impl Client {
         request.encode(&mut head);
         let call = Call {
             fds,
-            ..self.call(CommandCode::DEVICE_SET_IRQS, &head, Pace::Query)
+            ..self.call(CommandCode::DEVICE_SET_IRQS, &head)
         };
         self.engine.call(&call, |_body, _fds| Ok(()))
     }

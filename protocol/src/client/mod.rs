@@ -9,8 +9,8 @@
 //! once from then on, and the connection is shut down. An error reply, or an answer whose contents make no sense,
 //! fails its own call only.
 //!
-//! While a reset, or another request with a long deadline, is not answered, reads and writes of regions fail at once
-//! with [`ClientError::Busy`]: a virtual CPU is never held by it.
+//! A reset, or another request with a long deadline, is sent without waiting for its answer. Until that has come, every
+//! other request fails at once with [`ClientError::Busy`]: a virtual CPU is never held by it.
 //!
 //! Not here: what the file descriptor of a region is (checked where it is mapped), reconnecting.
 //! Limits: [`ClientConfig`], `MAX_IN_FLIGHT`, `MAX_SERVED_PER_CALL`, those of every message.
@@ -19,10 +19,13 @@ mod requests;
 mod interrupts;
 mod queries;
 mod negotiate;
+mod slow;
 mod engine;
+mod lead;
 mod service;
 mod serve;
 mod in_flight;
+mod session;
 mod dma_table;
 mod counters;
 mod error;
@@ -155,7 +158,7 @@ impl Client {
 
     /// Ends the connection; every call in flight and every later one fails.
     pub fn shutdown(&self) {
-        self.engine.lose(LostCause::Shutdown);
+        self.engine.lose(session::Event::Shutdown);
     }
 
     /// How many messages went over the connection so far.

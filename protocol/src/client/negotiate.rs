@@ -4,22 +4,20 @@ use super::ClientConfig;
 use super::engine::{Engine, Negotiated};
 use super::error::{ClientError, LostCause};
 use super::serve::Server;
+use super::session::{Action, Event, Session, Socket, VERSION_ID};
 use crate::frame::Frame;
-use crate::header::{CommandCode, HeaderFlags, MessageType};
-use crate::ids::MessageId;
+use crate::header::{CommandCode, HeaderFlags};
 use crate::limits;
 use crate::messages::version::{Capabilities, TwinSocket, Version};
 use crate::refusal::BadField;
 use crate::transport::{
-    Deadline, FrameReceiver, FrameSender, Outgoing, Patience, ReceiveLimits, RecvError, SendError,
-    StreamSocket, Wait,
+    Deadline, FrameReceiver, FrameSender, Outgoing, Patience, ReceiveLimits, StreamSocket, Wait,
 };
 use rustix::fs::fstat;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 const VERSION: CommandCode = CommandCode::VERSION;
-const ID: MessageId = MessageId(0);
 
 pub(super) fn connect(socket: OwnedFd, config: ClientConfig) -> Result<Engine, ClientError> {
     let deadline = Deadline::after(config.access_deadline);
@@ -39,10 +37,21 @@ pub(super) fn connect(socket: OwnedFd, config: ClientConfig) -> Result<Engine, C
     let mut receiver = FrameReceiver::new(socket.clone(), receive_limits);
     let ours = proposal(&config);
     propose(&socket, &ours, deadline)?;
-    let frame = receiver
-        .recv(Wait::Until(deadline))
-        .map_err(|error| ClientError::Lost(no_answer(error)))?;
-    let (server, twin) = accept(frame, &ours, &socket)?;
+    let header = receiver.wait(Wait::Until(deadline)).map_err(|error| {
+        let command = Some(VERSION);
+        lost(Event::Receive { error, command })
+    })?;
+    let first = Event::Message {
+        header,
+        socket: Socket::Main,
+        fds: receiver.fd_count(),
+        awaited: true,
+    };
+    let (_, action) = Session::Proposed.on(first);
+    if action != Action::Agree {
+        return Err(lost(first));
+    }
+    let (server, twin) = accept(receiver.take(header), &ours, &socket)?;
     let twin = twin.map(|twin| {
         let limits = ReceiveLimits {
             blocks_for: None,
@@ -56,6 +65,7 @@ pub(super) fn connect(socket: OwnedFd, config: ClientConfig) -> Result<Engine, C
         twin,
         server,
         dma: Server::new(config.dma_handler),
+        send_time: config.access_deadline,
     })
     .map_err(ClientError::Watch)
 }
@@ -86,7 +96,7 @@ fn propose(
     }
     .encode(&mut head);
     let message = Outgoing {
-        id: ID,
+        id: VERSION_ID,
         command: VERSION,
         flags: HeaderFlags::COMMAND,
         error: 0,
@@ -97,28 +107,19 @@ fn propose(
     FrameSender::new(socket.clone())
         .send(&message, Patience::Until(deadline))
         .map_err(|error| {
-            ClientError::Lost(match error {
-                SendError::Closed => LostCause::Closed,
-                SendError::Deadline => LostCause::Deadline { command: VERSION },
-                SendError::TooLarge | SendError::Io(_) => LostCause::Send {
-                    command: VERSION,
-                    error,
-                },
-            })
+            let command = VERSION;
+            lost(Event::Send { error, command })
         })
 }
 
-fn no_answer(error: RecvError) -> LostCause {
-    match error {
-        RecvError::Deadline | RecvError::Stalled { .. } => LostCause::Deadline { command: VERSION },
-        RecvError::Closed => LostCause::Closed,
-        RecvError::NotYet
-        | RecvError::Truncated { .. }
-        | RecvError::Header(_)
-        | RecvError::FdsLost
-        | RecvError::FdsAmbiguous
-        | RecvError::Io(_) => LostCause::Receive(error),
-    }
+/// The error of a connection that ends before it was agreed to.
+fn lost(event: Event) -> ClientError {
+    let (session, _) = Session::Proposed.on(event);
+    ClientError::Lost(match session {
+        Session::Lost(cause) => cause,
+        // Only for an answer to VERSION, which is no reason.
+        Session::Proposed | Session::Running { .. } => LostCause::Shutdown,
+    })
 }
 
 /// What both sides can do, and the twin socket.
@@ -128,14 +129,6 @@ fn accept(
     socket: &StreamSocket,
 ) -> Result<(Capabilities, Option<StreamSocket>), ClientError> {
     let header = frame.header;
-    let is_answer =
-        header.message_type() == MessageType::Reply && header.id == ID && header.command == VERSION;
-    if !is_answer {
-        return Err(ClientError::Lost(LostCause::Protocol {
-            command: header.command,
-            what: "the first message is no answer to VERSION",
-        }));
-    }
     if header.flags.error() {
         return Err(ClientError::Refused {
             command: VERSION,

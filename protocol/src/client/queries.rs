@@ -2,7 +2,6 @@
 
 use super::Client;
 use super::error::ClientError;
-use super::in_flight::Pace;
 use crate::header::CommandCode;
 use crate::ids::{IrqIndex, RegionIndex};
 use crate::messages::device::{self, DeviceInfo};
@@ -22,7 +21,7 @@ impl Client {
     pub fn device_info(&self) -> Result<DeviceInfo, ClientError> {
         let mut head = Vec::new();
         device::encode_request(&mut head);
-        let call = self.call(CommandCode::DEVICE_GET_INFO, &head, Pace::Query);
+        let call = self.call(CommandCode::DEVICE_GET_INFO, &head);
         self.engine
             .call(&call, |body, _fds| DeviceInfo::decode_reply(body))
     }
@@ -66,7 +65,7 @@ impl Client {
     ) -> Result<R, ClientError> {
         let mut head = Vec::new();
         RegionInfoRequest { index, argsz }.encode(&mut head);
-        let call = self.call(CommandCode::DEVICE_GET_REGION_INFO, &head, Pace::Query);
+        let call = self.call(CommandCode::DEVICE_GET_REGION_INFO, &head);
         self.engine.call(&call, |body, fds| {
             fits(body, argsz)?;
             read(body, fds)
@@ -102,7 +101,7 @@ impl Client {
     ) -> Result<R, ClientError> {
         let mut head = Vec::new();
         IoFdsRequest { index, argsz }.encode(&mut head);
-        let call = self.call(CommandCode::DEVICE_GET_REGION_IO_FDS, &head, Pace::Query);
+        let call = self.call(CommandCode::DEVICE_GET_REGION_IO_FDS, &head);
         self.engine.call(&call, |body, fds| {
             fits(body, argsz)?;
             read(body, fds)
@@ -116,7 +115,7 @@ impl Client {
     pub fn irq_info(&self, index: IrqIndex) -> Result<IrqInfo, ClientError> {
         let mut head = Vec::new();
         irq::encode_info_request(index, &mut head);
-        let call = self.call(CommandCode::DEVICE_GET_IRQ_INFO, &head, Pace::Query);
+        let call = self.call(CommandCode::DEVICE_GET_IRQ_INFO, &head);
         self.engine
             .call(&call, |body, _fds| IrqInfo::decode_reply(body, index))
     }
@@ -133,7 +132,7 @@ impl Client {
         let argsz = data_bytes.saturating_add(8);
         let mut head = Vec::new();
         feature.encode_request(argsz, &mut head);
-        let call = self.call(CommandCode::DEVICE_FEATURE, &head, Pace::Query);
+        let call = self.call(CommandCode::DEVICE_FEATURE, &head);
         self.engine.call(&call, |body, _fds| {
             fits(body, argsz)?;
             feature::decode_reply(body).map(<[u8]>::to_vec)
@@ -148,7 +147,7 @@ impl Client {
         let request = MigDataRead { size };
         let mut head = Vec::new();
         request.encode(&mut head);
-        let call = self.call(CommandCode::MIG_DATA_READ, &head, Pace::Query);
+        let call = self.call(CommandCode::MIG_DATA_READ, &head);
         self.engine.call(&call, |body, _fds| {
             request.decode_reply(body).map(<[u8]>::to_vec)
         })
@@ -166,7 +165,7 @@ impl Client {
         }
         let mut head = Vec::new();
         MigDataWrite { data }.encode(&mut head);
-        let call = self.call(command, &head, Pace::Query);
+        let call = self.call(command, &head);
         self.engine.call(&call, |_body, _fds| Ok(()))
     }
 }

@@ -3,14 +3,13 @@
 use super::Client;
 use super::engine::Call;
 use super::error::ClientError;
-use super::in_flight::Pace;
+use super::slow::SlowAnswer;
 use crate::header::CommandCode;
 use crate::ids::{IovaRange, RegionIndex};
 use crate::limits;
 use crate::messages::dma::{DmaMap, DmaMapFlags, DmaUnmap};
 use crate::messages::region::RegionAccess;
 use crate::messages::write_multi::{self, WriteMultiEntry};
-use crate::refusal::BadField;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -31,11 +30,9 @@ impl Client {
         for chunk in data.chunks_mut(self.chunk_bytes()) {
             let access = access(command, region, at, chunk.len())?;
             let head = access_head(&access);
-            let call = self.call(command, &head, Pace::Access);
+            let call = self.access(command, &head);
             self.engine.call(&call, |body, _fds| {
-                let (answered, bytes) = access.decode_read_reply(body)?;
-                same_access(&access, &answered)?;
-                chunk.copy_from_slice(bytes);
+                chunk.copy_from_slice(access.decode_read_reply(body)?);
                 Ok(())
             })?;
             at = at.saturating_add(u64::from(access.count));
@@ -53,31 +50,6 @@ impl Client {
         offset: u64,
         data: &[u8],
     ) -> Result<(), ClientError> {
-        self.write(region, offset, data, Pace::Access, self.access_deadline)
-    }
-
-    /// Writes a region where the write itself may take as long as a reset, for example function-level reset through
-    /// config space. Until it is answered, other accesses fail with [`ClientError::Busy`]. Not for a virtual CPU.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn region_write_slow(
-        &self,
-        region: RegionIndex,
-        offset: u64,
-        data: &[u8],
-    ) -> Result<(), ClientError> {
-        self.write(region, offset, data, Pace::Slow, self.reset_deadline)
-    }
-
-    fn write(
-        &self,
-        region: RegionIndex,
-        offset: u64,
-        data: &[u8],
-        pace: Pace,
-        time: Duration,
-    ) -> Result<(), ClientError> {
         let command = CommandCode::REGION_WRITE;
         let mut at = offset;
         for chunk in data.chunks(self.chunk_bytes()) {
@@ -85,15 +57,39 @@ impl Client {
             let head = access_head(&access);
             let call = Call {
                 data: chunk,
-                time,
-                ..self.call(command, &head, pace)
+                ..self.access(command, &head)
             };
-            self.engine.call(&call, |body, _fds| {
-                same_access(&access, &access.decode_write_reply(body)?)
-            })?;
+            self.engine
+                .call(&call, |body, _fds| access.check_write_reply(body))?;
             at = at.saturating_add(u64::from(access.count));
         }
         Ok(())
+    }
+
+    /// Starts a write that may take as long as a reset, for example function-level reset through config space. Does
+    /// not wait for the answer; see [`Self::start_reset`].
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a write of more bytes than the server takes in one message is unsendable.
+    pub fn start_region_write(
+        &self,
+        region: RegionIndex,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), ClientError> {
+        let command = CommandCode::REGION_WRITE;
+        if data.len() > self.chunk_bytes() {
+            let what = "the server takes fewer bytes in one message";
+            return Err(ClientError::Unsendable { command, what });
+        }
+        let access = access(command, region, offset, data.len())?;
+        let head = access_head(&access);
+        let call = Call {
+            data,
+            time: self.reset_deadline,
+            ..self.call(command, &head)
+        };
+        self.engine.start_slow(&call, SlowAnswer::Write(access))
     }
 
     /// Writes a region without waiting (No_reply). The server executes it before every later request; whether it
@@ -114,7 +110,7 @@ impl Client {
             let head = access_head(&access);
             self.engine.post(&Call {
                 data: chunk,
-                ..self.call(command, &head, Pace::Access)
+                ..self.access(command, &head)
             })?;
             at = at.saturating_add(u64::from(access.count));
         }
@@ -137,7 +133,7 @@ impl Client {
         if head.len() > self.chunk_bytes() {
             return Err(unsendable("too many entries for one message"));
         }
-        let call = self.call(command, &head, Pace::Access);
+        let call = self.access(command, &head);
         self.engine.call(&call, |body, _fds| {
             write_multi::decode_reply(body, entries.len())
         })
@@ -170,7 +166,7 @@ impl Client {
         let call = Call {
             fds: fd.as_slice(),
             time: self.access_deadline.saturating_add(map_time(range)),
-            ..self.call(command, &head, Pace::Query)
+            ..self.call(command, &head)
         };
         // Before it is sent: the server may use the map before we read the answer.
         let inserted = {
@@ -211,32 +207,71 @@ impl Client {
     fn unmap(&self, unmap: DmaUnmap) -> Result<(), ClientError> {
         let mut head = Vec::new();
         unmap.encode(&mut head);
-        let call = self.call(CommandCode::DMA_UNMAP, &head, Pace::Query);
+        let call = self.call(CommandCode::DMA_UNMAP, &head);
         self.engine
             .call(&call, |body, _fds| unmap.check_reply(body))
     }
 
-    /// Resets the device; DMA maps and interrupts stay. Until it is answered, accesses fail with
-    /// [`ClientError::Busy`].
+    /// Starts a reset of the device; DMA maps and interrupts stay. Does not wait for the answer: until it has come,
+    /// every other request fails with [`ClientError::Busy`]. Whoever reads the socket next takes it; how it ended says
+    /// [`Self::take_reset_outcome`].
+    ///
+    /// # Errors
+    /// See [`ClientError`]; busy while another one is in flight.
+    pub fn start_reset(&self) -> Result<(), ClientError> {
+        let call = Call {
+            time: self.reset_deadline,
+            ..self.call(CommandCode::DEVICE_RESET, &[])
+        };
+        self.engine.start_slow(&call, SlowAnswer::Empty)
+    }
+
+    /// Is a reset, or a write that was started like one, not answered yet?
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.engine.is_busy()
+    }
+
+    /// How the last reset, or write that was started like one, ended. Says so once.
+    #[must_use]
+    pub fn take_reset_outcome(&self) -> Option<Result<(), ClientError>> {
+        self.engine.take_slow_outcome()
+    }
+
+    /// Waits until no reset is in flight. Not for a virtual CPU.
+    ///
+    /// # Errors
+    /// How the last one ended; the device is lost when it takes longer than a reset may.
+    pub fn finish_reset(&self) -> Result<(), ClientError> {
+        self.engine.finish_slow()
+    }
+
+    /// Resets the device and waits for it. Not for a virtual CPU.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn reset(&self) -> Result<(), ClientError> {
-        let call = Call {
-            time: self.reset_deadline,
-            ..self.call(CommandCode::DEVICE_RESET, &[], Pace::Slow)
-        };
-        self.engine.call(&call, |_body, _fds| Ok(()))
+        self.start_reset()?;
+        self.finish_reset()
     }
 
-    pub(super) fn call<'a>(&self, command: CommandCode, head: &'a [u8], pace: Pace) -> Call<'a> {
+    /// A request that keeps its own deadline.
+    pub(super) fn call<'a>(&self, command: CommandCode, head: &'a [u8]) -> Call<'a> {
         Call {
             command,
             head,
             data: &[],
             fds: &[],
-            pace,
             time: self.access_deadline,
+            minded: false,
+        }
+    }
+
+    /// A request whose deadline the event loop minds, if there is one.
+    fn access<'a>(&self, command: CommandCode, head: &'a [u8]) -> Call<'a> {
+        Call {
+            minded: true,
+            ..self.call(command, head)
         }
     }
 
@@ -285,19 +320,6 @@ fn access_head(access: &RegionAccess) -> [u8; 16] {
     [
         o0, o1, o2, o3, o4, o5, o6, o7, r0, r1, r2, r3, c0, c1, c2, c3,
     ]
-}
-
-fn same_access(asked: &RegionAccess, answered: &RegionAccess) -> Result<(), BadField> {
-    if answered.count != asked.count {
-        return Err(BadField::invalid("count", answered.count));
-    }
-    if answered.offset != asked.offset {
-        return Err(BadField::invalid("offset", answered.offset));
-    }
-    if answered.region != asked.region {
-        return Err(BadField::invalid("region", answered.region.0));
-    }
-    Ok(())
 }
 
 /// What the server's kernel may take to pin this much memory.

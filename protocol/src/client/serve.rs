@@ -89,18 +89,23 @@ impl Server {
         match request {
             DmaRequest::Read { address, count } => {
                 let bytes = usize::try_from(count).map_err(|_| Errno::INVAL)?;
-                self.maps().check(address, bytes, DmaMapFlags::READ)?;
+                // Held while memory is touched: once a map is gone from the table, nobody touches it.
+                let maps = self.maps();
+                maps.check(address, bytes, DmaMapFlags::READ)?;
                 scratch.data.resize(bytes, 0);
                 if count > 0 {
                     handler.read(address, &mut scratch.data)?;
                 }
+                drop(maps);
                 answer_head(address, bytes, scratch);
             }
             DmaRequest::Write { address, data } => {
-                self.maps().check(address, data.len(), DmaMapFlags::WRITE)?;
+                let maps = self.maps();
+                maps.check(address, data.len(), DmaMapFlags::WRITE)?;
                 if !data.is_empty() {
                     handler.write(address, data)?;
                 }
+                drop(maps);
                 answer_head(address, data.len(), scratch);
             }
         }

@@ -1,28 +1,26 @@
 //! What the server sends unasked: its requests, on the main socket or on the twin, and the end of the stream.
 
-use super::engine::{Engine, Twin, lock, sending};
+use super::engine::{Engine, Twin, lock};
 use super::error::LostCause;
 use super::serve::Served;
+use super::session::{Action, Event, Socket};
 use crate::frame::Frame;
-use crate::header::{CommandCode, MessageType};
 use crate::limits;
-use crate::transport::{
-    FrameReceiver, FrameSender, Outgoing, Patience, RecvError, StreamSocket, Wait,
-};
-use rustix::event::{Timespec, epoll};
+use crate::transport::{FrameSender, Outgoing, Patience, RecvError, StreamSocket, Wait};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
 
 impl Engine {
     /// Answers one request of the server.
     pub(super) fn serve(
         &self,
         frame: &Frame<'_>,
-        sender: &Mutex<FrameSender>,
+        sender: &FrameSender,
+        patience: Patience,
     ) -> Result<(), LostCause> {
         let command = frame.header.command;
         self.counters.count(command);
@@ -45,46 +43,58 @@ impl Engine {
             data,
             fds: &[],
         };
-        let sent = lock(sender).send(&message, Patience::For(limits::SEND_DEADLINE));
-        sent.map_err(|error| self.lose(sending(command, error)))
+        let sent = sender.send(&message, patience);
+        sent.map_err(|error| self.lose(Event::Send { error, command }))
     }
 
     /// Answers what came on the twin socket; does not wait for more.
-    pub(super) fn serve_twin(&self, twin: &Twin) -> Result<(), LostCause> {
+    pub(super) fn serve_twin(&self, twin: &Twin, patience: Patience) -> Result<(), LostCause> {
         let mut receiver = lock(&twin.receiver);
         for _ in 0..limits::MAX_SERVED_PER_CALL {
             let header = match receiver.wait(Wait::Now) {
                 Ok(header) => header,
                 Err(RecvError::NotYet) => return Ok(()),
-                Err(error) => return Err(self.receive_failed(error, CommandCode::DMA_READ)),
+                Err(error) => {
+                    return Err(self.lose(Event::Receive {
+                        error,
+                        command: None,
+                    }));
+                }
             };
-            if header.message_type() == MessageType::Reply {
-                return Err(self.broke(header, "an answer on the twin socket"));
+            let event = Event::Message {
+                header,
+                socket: Socket::Twin,
+                fds: receiver.fd_count(),
+                awaited: false,
+            };
+            if let Action::Lose(cause) = self.judge(event) {
+                return Err(cause);
             }
-            self.check_fds(&receiver, header)?;
-            self.serve(&receiver.take(header), &twin.sender)?;
+            self.serve(&receiver.take(header), &twin.sender, patience)?;
         }
         Ok(())
     }
 
-    /// Answers what came, without waiting for more.
+    /// Answers what came, without waiting for anything. A server that asks and does not take the answers is lost at
+    /// once: one thread may do this for many devices.
     pub(super) fn service(&self) -> Result<(), LostCause> {
         if let Some(cause) = self.lost() {
             return Err(cause);
         }
-        self.look_at_the_clock()?;
+        if self.clock_has_ticked()? {
+            self.in_flight.tick();
+            self.look_for_late_ones()?;
+        }
         if let Some(twin) = &self.twin {
-            self.serve_twin(twin)?;
+            self.serve_twin(twin, Patience::None)?;
         }
         if !self.in_flight.try_lead() {
             // Whoever leads reads everything.
             return Ok(());
         }
-        let mut receiver = lock(&self.receiver);
-        let served = self.serve_main(&mut receiver);
-        drop(receiver);
+        let read = self.read_what_came();
         self.in_flight.stop_leading();
-        served
+        read
     }
 
     /// From now on reads do not end by themselves: the timer makes the event loop call `service`, which looks.
@@ -93,12 +103,7 @@ impl Engine {
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
         )?;
-        let period = Timespec::try_from(limits::WATCH_PERIOD).map_err(|_| Errno::INVAL)?;
-        let periodic = Itimerspec {
-            it_interval: period,
-            it_value: period,
-        };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &periodic)?;
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &watch_period())?;
         epoll::add(
             &self.watch,
             &timer,
@@ -109,31 +114,46 @@ impl Engine {
         lock(&self.receiver).remove_timer()
     }
 
-    /// Loses the device if a request in flight is late.
-    fn look_at_the_clock(&self) -> Result<(), LostCause> {
+    fn clock_has_ticked(&self) -> Result<bool, LostCause> {
         let Some(timer) = self.clock.get() else {
-            return Ok(());
+            return Ok(false);
         };
-        let mut ticks = [0; 8];
-        if rustix::io::read(timer, &mut ticks).is_err() {
-            // It has not ticked.
-            return Ok(());
+        let mut ticked = [PollFd::new(timer, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if poll(&mut ticked, Some(&now)) != Ok(1) {
+            return Ok(false);
         }
+        // Setting it anew takes its ticks away without a read: a client in its jail reads no descriptor that it got late.
+        let set = timerfd_settime(timer, TimerfdTimerFlags::empty(), &watch_period());
+        set.map_err(|errno| {
+            self.lose(Event::Receive {
+                error: RecvError::Io(errno),
+                command: None,
+            })
+        })?;
+        Ok(true)
+    }
+
+    /// Loses the device if a request in flight is late.
+    pub(super) fn look_for_late_ones(&self) -> Result<(), LostCause> {
         match self.in_flight.late() {
-            Some(command) => Err(self.lose(LostCause::Deadline { command })),
+            Some(command) => Err(self.lose(Event::Late { command })),
             None => Ok(()),
         }
     }
+}
 
-    fn serve_main(&self, receiver: &mut FrameReceiver) -> Result<(), LostCause> {
-        for _ in 0..limits::MAX_SERVED_PER_CALL {
-            match receiver.wait(Wait::Now) {
-                Ok(header) => self.handle(receiver, header)?,
-                Err(RecvError::NotYet) => return Ok(()),
-                Err(error) => return Err(self.receive_failed(error, CommandCode(0))),
-            }
-        }
-        Ok(())
+fn watch_period() -> Itimerspec {
+    let period = Timespec {
+        tv_sec: limits::WATCH_PERIOD.as_secs().cast_signed(),
+        tv_nsec: limits::WATCH_PERIOD.subsec_nanos().into(),
+    };
+    Itimerspec {
+        it_interval: period,
+        it_value: period,
     }
 }
 

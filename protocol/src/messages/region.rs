@@ -74,32 +74,46 @@ impl RegionAccess {
         Ok(access)
     }
 
-    /// Reads the answer to a read; the data is all that follows the head.
+    /// Reads the answer to this read: its data, as many bytes as were asked.
     ///
     /// # Errors
-    /// It is short, or its data is not `count` bytes. An empty answer counts as one of 0 bytes when 0 were asked.
-    pub fn decode_read_reply<'a>(&self, body: &'a [u8]) -> Result<(Self, &'a [u8]), BadField> {
+    /// It is short, about something else, or its data is not `count` bytes. An empty answer counts as one of 0 bytes
+    /// when 0 were asked.
+    pub fn decode_read_reply<'a>(&self, body: &'a [u8]) -> Result<&'a [u8], BadField> {
         if body.is_empty() && self.count == 0 {
-            return Ok((*self, body));
+            return Ok(body);
         }
         let mut reader = Reader::new(body);
-        let head = Self::decode(&mut reader)?;
+        self.check(Self::decode(&mut reader)?)?;
         let data = reader.rest();
-        if usize::try_from(head.count) != Ok(data.len()) {
-            return Err(BadField::invalid("count", head.count));
+        if usize::try_from(self.count) != Ok(data.len()) {
+            return Err(BadField::length("length of the data", data.len()));
         }
-        Ok((head, data))
+        Ok(data)
     }
 
-    /// Reads the answer to a write.
+    /// Reads the answer to this write.
     ///
     /// # Errors
-    /// It is short. An empty answer counts as one of 0 bytes when 0 were asked.
-    pub fn decode_write_reply(&self, body: &[u8]) -> Result<Self, BadField> {
+    /// It is short or about something else. An empty answer counts as one of 0 bytes when 0 were asked.
+    pub fn check_write_reply(&self, body: &[u8]) -> Result<(), BadField> {
         if body.is_empty() && self.count == 0 {
-            return Ok(*self);
+            return Ok(());
         }
-        Self::decode(&mut Reader::new(body))
+        self.check(Self::decode(&mut Reader::new(body))?)
+    }
+
+    fn check(&self, answered: Self) -> Result<(), BadField> {
+        if answered.count != self.count {
+            return Err(BadField::invalid("count", answered.count));
+        }
+        if answered.offset != self.offset {
+            return Err(BadField::invalid("offset", answered.offset));
+        }
+        if answered.region != self.region {
+            return Err(BadField::invalid("region", answered.region.0));
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, se
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 /// Messages of at most this many bytes are put together before they are sent: an access of a register.
@@ -44,6 +46,8 @@ pub struct Outgoing<'a> {
 /// How long the peer may keep a message from being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
+    /// Not at all: a full socket is an error at once. So is one that another thread finds full at that moment.
+    None,
     /// Until then.
     Until(Deadline),
     /// This long, from when the socket is first found full: costs no look at the clock before that.
@@ -67,17 +71,24 @@ pub enum SendError {
     Io(#[source] Errno),
 }
 
-/// Sends whole messages. Users of one socket must take turns.
-#[derive(Clone, Debug)]
+/// Sends whole messages, one at a time.
+#[derive(Debug)]
 pub struct FrameSender {
     socket: StreamSocket,
+    turn: Mutex<()>,
+    /// Whoever has the turn waits for room in the socket.
+    full: AtomicBool,
 }
 
 impl FrameSender {
     /// Sends on `socket`.
     #[must_use]
     pub fn new(socket: StreamSocket) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            turn: Mutex::new(()),
+            full: AtomicBool::new(false),
+        }
     }
 
     /// Sends a message whole.
@@ -104,6 +115,7 @@ impl FrameSender {
             IoSlice::new(message.data),
         ];
         let mut slices = slices.as_mut_slice();
+        let _turn = self.take_turn(patience)?;
         if message.fds.is_empty() {
             if self.send_short(&mut slices)? {
                 return Ok(());
@@ -117,6 +129,24 @@ impl FrameSender {
             return Err(SendError::TooLarge);
         }
         self.send_slices(slices, &mut control, patience)
+    }
+
+    /// Messages must not mix.
+    fn take_turn(&self, patience: Patience) -> Result<MutexGuard<'_, ()>, SendError> {
+        if patience != Patience::None {
+            return Ok(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        loop {
+            match self.turn.try_lock() {
+                Ok(turn) => return Ok(turn),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if self.full.load(Ordering::Relaxed) => {
+                    return Err(SendError::Deadline);
+                }
+                // The other thread is inside a send that does not wait.
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Sends a short message from one buffer. False when it is longer, or the socket did not take all of it; `slices`
@@ -161,11 +191,14 @@ impl FrameSender {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     let deadline = match patience {
+                        Patience::None => return Err(SendError::Deadline),
                         Patience::Until(deadline) => deadline,
                         Patience::For(time) => Deadline::after(time),
                     };
                     patience = Patience::Until(deadline);
+                    self.full.store(true, Ordering::Relaxed);
                     let ready = self.socket.wait(PollFlags::OUT, deadline);
+                    self.full.store(false, Ordering::Relaxed);
                     if !ready.map_err(SendError::Io)? {
                         return Err(SendError::Deadline);
                     }

@@ -65,6 +65,10 @@ impl PciFunction for Watched {
         // The next guest turns it on anew.
         self.is_on.store(false, Ordering::Release);
     }
+
+    fn finish_reset(&self) {
+        self.function.finish_reset();
+    }
 }
 
 fn turns_on(offset: u16, data: &[u8]) -> bool {

@@ -24,6 +24,9 @@ pub trait PciFunction: Send + Sync {
     fn bars(&self) -> Vec<BarRequest>;
     /// The function was given a place; called once, before the first access.
     fn placed(&self, route: IntxRoute);
-    /// Back to the state after power-on: the guest was reset, or the bus above the function.
+    /// Back to the state after power-on: the guest was reset, or the bus above the function. Called on a vCPU's thread,
+    /// too: a device that takes its time is not waited for, and looks absent meanwhile.
     fn reset(&self);
+    /// Waits until the function can be used after [`Self::reset`]. Never called on a vCPU's thread.
+    fn finish_reset(&self);
 }

@@ -51,4 +51,6 @@ impl PciFunction for HostBridge {
     fn placed(&self, _route: IntxRoute) {}
 
     fn reset(&self) {}
+
+    fn finish_reset(&self) {}
 }

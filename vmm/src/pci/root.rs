@@ -180,6 +180,10 @@ impl PciHost {
         for (_, _, function) in &work.functions {
             function.reset();
         }
+        // All of them at once: each may take a minute.
+        for (_, _, function) in &work.functions {
+            function.finish_reset();
+        }
         for port in &work.ports {
             self.settle(port);
         }

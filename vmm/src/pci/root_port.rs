@@ -229,6 +229,8 @@ impl PciFunction for RootPort {
         registers.layout = power_on(self.number);
         registers.step(Event::MachineReset);
     }
+
+    fn finish_reset(&self) {}
 }
 
 /// Whether a write reaches the 16-bit register at `register`.

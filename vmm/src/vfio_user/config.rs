@@ -77,7 +77,7 @@ pub enum InterruptMode {
 pub struct Written {
     /// Aligned pieces that go to the device.
     pub forward: Vec<(u16, Vec<u8>)>,
-    /// The write starts a function-level reset.
+    /// The write starts a function-level reset; the last piece does.
     pub function_reset: bool,
     /// BARs may decode elsewhere, or no more.
     pub decode: bool,
@@ -174,8 +174,10 @@ impl DeviceConfig {
         written.decode = self.decoded() != before.0;
         written.interrupts = self.interrupt_mode() != before.1
             || self.u16_at(COMMAND) & COMMAND_INTX_DISABLE != intx_before;
-        written.function_reset = self.starts_reset(offset, data);
         written.forward = self.forwarded(offset, data);
+        let resets = |(at, bytes): &(u16, Vec<u8>)| self.starts_reset(*at, bytes);
+        written.function_reset = written.forward.iter().any(resets);
+        written.forward.sort_by_key(resets);
         written
     }
 

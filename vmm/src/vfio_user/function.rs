@@ -9,6 +9,9 @@
 //! both are held across requests. The server does them one after another in any case, and each has a deadline.
 //! Order of taking: `turn`, `interrupts`, then `bars`, `table` or `config`.
 //!
+//! A reset of the device, by the guest's function-level reset too, is only started here: it may take a minute, and no
+//! vCPU waits for it. Until it has ended the device looks as on a real bus: reads give ones, writes are dropped.
+//!
 //! A lost device (the server is gone or has broken the rules): its BARs and mappings go at once, reads give ones,
 //! writes are dropped, one line says why. The VM lives on.
 
@@ -90,6 +93,7 @@ impl VfioUserFunction {
     /// of the event loop.
     pub fn service(&self) -> bool {
         let served = self.client.service();
+        self.in_reset();
         self.notice_loss();
         served.is_ok()
     }
@@ -219,16 +223,31 @@ impl VfioUserFunction {
     }
 
     fn forward(&self, written: &Written) {
-        for (offset, bytes) in &written.forward {
-            let offset = u64::from(*offset);
-            let result = if written.function_reset {
-                self.client
-                    .region_write_slow(RegionIndex::CONFIG, offset, bytes)
+        let last = written.forward.len().checked_sub(1);
+        for (index, (offset, bytes)) in written.forward.iter().enumerate() {
+            let (config, offset) = (RegionIndex::CONFIG, u64::from(*offset));
+            let result = if written.function_reset && Some(index) == last {
+                self.client.start_region_write(config, offset, bytes)
             } else {
-                self.client.region_write(RegionIndex::CONFIG, offset, bytes)
+                self.client.region_write(config, offset, bytes)
             };
             self.sent("write configuration space", result);
         }
+    }
+
+    /// The device does not answer before its reset has ended. Says how one ended that failed.
+    fn in_reset(&self) -> bool {
+        if self.client.is_busy() {
+            return true;
+        }
+        if let Some(Err(error)) = self.client.take_reset_outcome() {
+            tracing::error!(
+                device = self.id,
+                error = one_line(&error),
+                "the device was not reset"
+            );
+        }
+        false
     }
 
     /// Everything of ours back to power-on: nothing decodes, no interrupts.
@@ -247,7 +266,7 @@ impl PciFunction for VfioUserFunction {
 
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
-        if self.is_lost() {
+        if self.is_lost() || self.in_reset() {
             return;
         }
         let (from_device, pending) = {
@@ -279,6 +298,9 @@ impl PciFunction for VfioUserFunction {
             return;
         }
         let turn = lock(&self.turn);
+        if self.in_reset() {
+            return;
+        }
         let (written, decoded) = {
             let mut config = lock(&self.config);
             (config.write(offset, data), config.decoded())
@@ -314,7 +336,8 @@ impl PciFunction for VfioUserFunction {
         let turn = lock(&self.turn);
         // 1. The guest reaches nothing of the device, and hears nothing of it.
         self.power_on();
-        if !self.is_lost() {
+        // A reset that is not over yet will do.
+        if !self.is_lost() && !self.in_reset() {
             // 2. No DMA, no decoding; the reset brings back what was set before it.
             let off = self
                 .client
@@ -326,15 +349,24 @@ impl PciFunction for VfioUserFunction {
                     device = self.id,
                     "the guest was reset, the device cannot be: it keeps its state"
                 );
-            } else if let Err(error) = self.client.reset() {
-                tracing::error!(
-                    device = self.id,
-                    error = one_line(&error),
-                    "device not reset with the guest"
-                );
+            } else {
+                self.sent("reset", self.client.start_reset());
             }
         }
         drop(turn);
+        self.notice_loss();
+    }
+
+    fn finish_reset(&self) {
+        if let Err(error) = self.client.finish_reset()
+            && self.client.lost().is_none()
+        {
+            tracing::error!(
+                device = self.id,
+                error = one_line(&error),
+                "device not reset with the guest"
+            );
+        }
         self.notice_loss();
     }
 }

@@ -5,6 +5,7 @@ mod fake_device;
 mod interrupts;
 mod lifetime;
 mod mapping;
+mod reset;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

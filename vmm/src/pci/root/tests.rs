@@ -77,6 +77,7 @@ impl PciFunction for Recorder {
     fn reset(&self) {
         *self.resets.lock().unwrap() += 1;
     }
+    fn finish_reset(&self) {}
 }
 
 fn place(bus: &str, slot: u8, function: u8, multifunction: bool) -> Place {

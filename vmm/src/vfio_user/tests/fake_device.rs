@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -58,6 +59,8 @@ pub(super) struct FakeDevice {
     pub(super) msix_flags: IrqInfoFlags,
     pub(super) refuses_dma_map: bool,
     pub(super) config: ServerConfig,
+    /// Resets are not answered before a word comes.
+    reset_gate: Option<Receiver<()>>,
 }
 
 impl FakeDevice {
@@ -85,7 +88,15 @@ impl FakeDevice {
             msix_flags: IrqInfoFlags::EVENTFD,
             refuses_dma_map: false,
             config: ServerConfig::standard(),
+            reset_gate: None,
         }
+    }
+
+    /// From now on each reset lasts until the sender says a word, or is gone.
+    pub(super) fn hold_resets(&mut self) -> Sender<()> {
+        let (word, gate) = channel();
+        self.reset_gate = Some(gate);
+        word
     }
 
     /// Serves the other end of the socket that is returned.
@@ -119,6 +130,9 @@ impl FakeDevice {
                 Event::Refused(refusal) => panic!("a request made no sense: {refusal:?}"),
                 Event::Closed(_) => break,
             };
+            if let Some(gate) = self.reset_gate.as_ref().filter(|_| resets(&command)) {
+                let _word = gate.recv();
+            }
             let mut data = Vec::new();
             let mut state = state.lock().unwrap();
             if state.hang_up {
@@ -246,6 +260,12 @@ impl FakeDevice {
             },
         }
     }
+}
+
+fn resets(command: &Command<'_>) -> bool {
+    let starts_one = |region, offset| region == RegionIndex::CONFIG && offset == u64::from(DEVCTL);
+    matches!(command, Command::DeviceReset)
+        || matches!(command, Command::RegionWrite(write) if starts_one(write.region, write.offset))
 }
 
 #[derive(Default)]

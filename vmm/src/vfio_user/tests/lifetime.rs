@@ -12,6 +12,7 @@ fn guest_reset_unmaps_disables_turns_off_and_resets_in_that_order() {
     machine.unmask(0);
     running.take_seen();
     function.reset();
+    function.finish_reset();
     let off = Seen::Config {
         offset: 4,
         data: vec![0, 0],
@@ -36,6 +37,7 @@ fn function_level_reset_clears_registers_before_the_device_is_told() {
     machine.unmask(0);
     running.take_seen();
     function.config_write(DEVCTL, &[0, 0x80]);
+    function.finish_reset();
     let told = Seen::Config {
         offset: u64::from(DEVCTL),
         data: vec![0, 0x80],
