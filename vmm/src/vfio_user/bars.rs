@@ -13,8 +13,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use protocol::RegionInfo;
-use rustix::fs::FileType;
 
+use super::bar_file::{self, BarFileError};
 use crate::address_space::{AddressRange, AddressSpaces, Trap};
 use crate::kvm::{DeviceMapping, SlotId, Vm};
 use crate::one_line::one_line;
@@ -50,6 +50,15 @@ pub enum MapError {
     /// The server says that the region can be mapped, but sends nothing to map.
     #[error("{0} is said to be mappable, but the server sent no file descriptor for it")]
     NoDescriptor(protocol::RegionIndex),
+    /// The file is not one that a guest may wait for.
+    #[error("the file of {region} cannot be mapped")]
+    File {
+        /// The region.
+        region: protocol::RegionIndex,
+        /// Why.
+        #[source]
+        source: BarFileError,
+    },
     /// The file ends before the area does.
     #[error("the file of {region} ends before its area at {offset:#x} with {len:#x} bytes")]
     TooShort {
@@ -80,7 +89,10 @@ pub fn map_areas(region: RegionInfo, reserved: &[Range<u64>]) -> Result<Vec<Area
     let index = region.index;
     let [bar, ..] = index.0.to_le_bytes();
     let fd = region.fd.ok_or(MapError::NoDescriptor(index))?;
-    let size = file_size(fd.as_fd());
+    let size = bar_file::end_of(fd.as_fd()).map_err(|source| MapError::File {
+        region: index,
+        source,
+    })?;
     let mut mapped = Vec::new();
     for area in &region.areas {
         for (offset, len) in without_pages(area.offset, area.size, reserved) {
@@ -108,16 +120,6 @@ pub fn map_areas(region: RegionInfo, reserved: &[Range<u64>]) -> Result<Vec<Area
         }
     }
     Ok(mapped)
-}
-
-/// Where a file ends. Only regular files (memfds) have an end that can be known.
-fn file_size(fd: std::os::fd::BorrowedFd<'_>) -> u64 {
-    match rustix::fs::fstat(fd) {
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            u64::try_from(stat.st_size).unwrap_or(0)
-        }
-        Ok(_) | Err(_) => i64::MAX.unsigned_abs(),
-    }
 }
 
 /// The parts of `offset`+`len` that share no page with a reserved range.

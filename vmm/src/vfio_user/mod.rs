@@ -10,6 +10,7 @@
 //! | `vectors` | how MSI and MSI-X reach the guest |
 //! | `intx` | how the pin reaches the guest |
 //! | `bars` | where the guest reaches BARs, mapped or trapped |
+//! | `bar_file` | which files of a server may become memory of the guest |
 //! | `dma` | which memory the device may use |
 //! | `config` | which configuration bytes are ours, which the device's |
 //! | `msi`, `msix` | what the guest's interrupt registers say |
@@ -24,6 +25,7 @@ pub mod interrupts;
 pub mod vectors;
 pub mod intx;
 pub mod bars;
+mod bar_file;
 pub mod dma;
 pub mod config;
 pub mod msi;

@@ -94,6 +94,23 @@ fn eventfd_instead_of_a_file_is_refused() {
 }
 
 #[test]
+fn d20_file_that_another_process_may_serve_is_refused() {
+    // Of the kernel's file systems, one that is neither tmpfs nor hugetlbfs.
+    let file = OwnedFd::from(std::fs::File::open("/proc/self/maps").unwrap());
+    let refused = map_areas(region(Some(file), &[(0, 0x1000)]), &[]).unwrap_err();
+    let MapError::File { source, .. } = refused else {
+        panic!("{refused}");
+    };
+    assert!(matches!(source, BarFileError::FileSystem(0x9fa0)));
+}
+
+#[test]
+fn d19_file_without_seals_is_taken() {
+    let mapped = map_areas(region(Some(memfd(0x4000)), &[(0, 0x4000)]), &[]).unwrap();
+    assert_eq!(mapped.len(), 1);
+}
+
+#[test]
 fn window_holds_only_whole_ranges() {
     let window = AddressRange {
         start: 0xc000_0000,
