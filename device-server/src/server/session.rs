@@ -158,7 +158,7 @@ impl<'s> Session<'s> {
             let Some(fd) = source.readable_fd() else {
                 return Ok(());
             };
-            if self.connection.has_buffered() {
+            if self.connection.has_begun() {
                 return Ok(());
             }
             let mut poll = [

@@ -1,10 +1,11 @@
 //! A1: framing and header.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use protocol::Errno;
 
-use crate::support::{Peer, Server, bytes};
+use crate::support::{Peer, Server, bytes, descriptors};
 
 const MAX_MESSAGE: u32 = (1 << 20) + 32;
 const BAR0: u32 = 0;
@@ -210,6 +211,24 @@ fn h24_slow_loris_closes_at_the_deadline_of_the_message() {
         );
         std::thread::sleep(Duration::from_millis(500));
     }
+    Peer::negotiated(&server).is_in_step();
+}
+
+#[test]
+fn h23_beginning_of_a_message_behind_another_meets_its_deadline_beside_device_events() {
+    let server = Server::start();
+    let mut peer = Peer::negotiated(&server);
+    // The server polls for this one too, from now on.
+    let resample = descriptors::eventfd();
+    let body = bytes::set_irqs(4 | 16, 0, 0, 1, &[]);
+    peer.request_with(8, &body, &[resample.as_fd()]).succeeded();
+    let request = bytes::message(1, 4, 0, &bytes::words(&[16, 0, 0, 0]));
+    let start = Instant::now();
+    // All of it comes with the first read, which asks for 36 bytes.
+    peer.send(&[&request[..], &request[..4]].concat());
+    peer.receive().succeeded();
+    peer.is_closed();
+    assert!(start.elapsed() < Duration::from_secs(9));
     Peer::negotiated(&server).is_in_step();
 }
 

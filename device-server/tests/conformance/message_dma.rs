@@ -1,5 +1,7 @@
 //! Memory that the device reaches by DMA_READ and DMA_WRITE messages to the client.
 
+use std::os::fd::AsFd;
+
 use protocol::Errno;
 
 use crate::support::{Peer, Reply, Server, bytes, descriptors};
@@ -106,6 +108,31 @@ fn requests_that_come_before_the_answer_are_served_after_it() {
         (status.id, bytes::u32_at(&status.succeeded().body, 16)),
         (read_id, 1)
     );
+}
+
+#[test]
+fn f02_descriptors_of_requests_that_are_set_aside_are_bounded() {
+    let server = Server::start();
+    let mut peer = negotiated(&server, "{}");
+    let idle = server.fds();
+    let id = start_copy(&mut peer, 8);
+    let dma_read = peer.receive();
+    let memory = descriptors::memory(0x1000);
+    let info = bytes::words(&[16, 0, 0, 0]);
+    let flood = 20;
+    for number in 0..flood {
+        let request = bytes::message(1000 + number, 4, 0, &info);
+        peer.send_with(&request, &[memory.as_fd(); 253]);
+    }
+    // 17 of each: one more than is taken.
+    server.settles_at_fds(idle + 17 * usize::from(flood));
+    answer(&mut peer, &dma_read, &bytes::dma_head(0x1000, 8, &[1; 8]));
+    serve_copy(&mut peer, id, &[1; 8]);
+    for _ in 0..flood {
+        peer.receive().failed(Errno::INVAL);
+    }
+    assert_eq!(server.fds(), idle);
+    peer.is_in_step();
 }
 
 #[test]

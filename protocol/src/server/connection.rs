@@ -139,10 +139,11 @@ impl Connection {
         &self.socket
     }
 
-    /// Is a request there already? If so, waiting for the socket to become readable would be wrong.
+    /// Is a request there already, or the beginning of one? If so, waiting for the socket to become readable would be
+    /// wrong: nothing more may come, and the deadline of a message runs only inside [`Self::next_event`].
     #[must_use]
-    pub fn has_buffered(&self) -> bool {
-        self.closed.is_some() || !self.set_aside.is_empty() || self.receiver.has_buffered()
+    pub fn has_begun(&self) -> bool {
+        self.closed.is_some() || !self.set_aside.is_empty() || self.receiver.has_begun()
     }
 
     /// How long the client may still take to send VERSION; `None` once it has. For who polls the socket before

@@ -164,10 +164,14 @@ impl Connection {
         if full || waiting > limits::MAX_STASHED_BYTES {
             return Err(CloseReason::TooManyRequests);
         }
+        // Of too many descriptors, one too many are kept: decoding refuses the request by their number.
+        let mut fds = frame.fds;
+        let most = self.config.capabilities.max_msg_fds.saturating_add(1);
+        fds.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         self.set_aside.push_back(SetAside {
             header,
             body: frame.body.to_vec(),
-            fds: frame.fds,
+            fds,
             fds_on_body: frame.fds_on_body,
         });
         Ok(())

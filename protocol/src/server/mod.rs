@@ -21,7 +21,7 @@
 //! ```
 //!
 //! `next_event` blocks for as long as the client is idle. To end it from elsewhere, keep [`Connection::socket`] and
-//! call `shut_down` on it; or poll the socket first, ask `has_buffered`, and mind `negotiation_time_left`.
+//! call `shut_down` on it; or poll the socket first, ask `has_begun`, and mind `negotiation_time_left`.
 //! Not here: what depends on the device (region and vector bounds, overlap of maps, kinds of files).
 //! Limits: [`ServerConfig`], `MAX_STASHED_REQUESTS`, `MAX_DMA_MESSAGES`.
 

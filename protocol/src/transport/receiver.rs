@@ -184,6 +184,12 @@ impl FrameReceiver {
         }
     }
 
+    /// Has some of the next message come? It is then to be read to its end: its deadline runs from the first read on.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.filled > self.consumed
+    }
+
     /// Reads until the buffer starts with a whole message; returns its header and size.
     fn fill(&mut self, wait: Wait) -> Result<(Header, usize), RecvError> {
         self.drop_consumed();
