@@ -1,28 +1,33 @@
 //! Eventfds of the client: recognising them and firing them.
 //!
 //! The kernel names no kind for the file descriptors that it makes without a file ("anonymous inodes"), other than in
-//! /proc, which the sandboxed process does not have. Two facts single the eventfd out, and neither has a side
+//! /proc, which the sandboxed process does not have. Three facts single the eventfd out, and none has a side
 //! effect:
 //! - `fstat` gives no file type. That leaves out files, directories, devices, pipes and sockets.
 //! - `write` of 8 bytes from an address that is not mapped fails with EFAULT, and of 4 bytes with EINVAL:
 //!   an eventfd checks the length first and then copies 8 bytes (fs/eventfd.c, eventfd_write). An epoll, signalfd,
 //!   timerfd, inotify, pidfd, userfaultfd, io_uring or KVM descriptor has no write and says EINVAL twice;
 //!   a VFIO device says EFAULT twice.
+//! - `preadv2` of 4 bytes without waiting fails with EINVAL: an eventfd wants 8. That leaves out fanotify, which answers
+//!   writes like an eventfd and has no such read.
 //!
-//! Firing: whether a write blocks depends on a flag that the client shares and changes when it likes, and a full
-//! counter makes it block. So the counter is looked at first, and an interrupt that finds it full is dropped: the
-//! client has 2^64-2 unseen ones already. A client that fills the counter between the look and the write holds up
-//! the thread of its own device, and no other.
+//! Neither firing nor taking ever waits, whatever the client does to the flags and the counter that it shares: an
+//! interrupt is signalled by the kernel (`signaller`), and a read says with each call that it does not wait.
 #![expect(
     unsafe_code,
     reason = "write from an address that is not mapped, which a safe wrapper cannot express"
 )]
 // UNSAFETY: one call of write(2), which only reads memory, with an address at which there is none.
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use protocol::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::ReadWriteFlags;
+
+use crate::irq::signaller::Signaller;
 
 /// `st_mode` bits that hold the file type (S_IFMT).
 const FILE_TYPE_MASK: u32 = 0o170_000;
@@ -31,35 +36,38 @@ const FILE_TYPE_MASK: u32 = 0o170_000;
 #[derive(Debug)]
 pub struct Eventfd {
     fd: OwnedFd,
+    signaller: Arc<Signaller>,
 }
 
 impl Eventfd {
     /// Takes over a file descriptor that is an eventfd. Anything else is closed and refused.
-    pub fn adopt(fd: OwnedFd) -> Result<Eventfd, Errno> {
-        if is_eventfd(fd.as_fd()) {
-            Ok(Eventfd { fd })
-        } else {
-            Err(Errno::INVAL)
+    pub fn adopt(fd: OwnedFd, signaller: &Arc<Signaller>) -> Result<Eventfd, Errno> {
+        if !is_eventfd(fd.as_fd()) {
+            return Err(Errno::INVAL);
         }
+        Ok(Eventfd {
+            fd,
+            signaller: Arc::clone(signaller),
+        })
     }
 
-    /// Signals the eventfd, unless its counter is full.
+    /// Signals the eventfd, unless its counter is full: the client has 2^64-2 unseen interrupts then.
     pub fn fire(&self) {
-        if !self.ready(PollFlags::OUT) {
+        if !self.has_room() {
             return;
         }
-        // The client may have closed its end or filled the counter since: nothing to tell anybody.
-        let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
+        if let Err(errno) = self.signaller.signal(self.fd.as_fd()) {
+            tracing::error!(%errno, "An interrupt cannot be signalled");
+        }
     }
 
     /// Consumes the counter if it is not zero, and tells whether it was.
     pub fn take(&self) -> bool {
-        let mut counter = [0; 8];
-        self.ready(PollFlags::IN) && rustix::io::read(&self.fd, &mut counter).is_ok()
+        read_without_waiting(self.fd.as_fd(), &mut [0; 8]).is_ok()
     }
 
-    fn ready(&self, wanted: PollFlags) -> bool {
-        let mut poll = [PollFd::new(&self.fd, wanted)];
+    fn has_room(&self) -> bool {
+        let mut poll = [PollFd::new(&self.fd, PollFlags::OUT)];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -67,7 +75,7 @@ impl Eventfd {
         rustix::event::poll(&mut poll, Some(&now)).is_ok()
             && poll
                 .first()
-                .is_some_and(|entry| entry.revents().contains(wanted))
+                .is_some_and(|entry| entry.revents().contains(PollFlags::OUT))
     }
 }
 
@@ -85,6 +93,14 @@ pub fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
     stat.st_mode & FILE_TYPE_MASK == 0
         && write_from_nowhere(fd, 8) == Some(Errno::FAULT)
         && write_from_nowhere(fd, 4) == Some(Errno::INVAL)
+        && read_without_waiting(fd, &mut [0; 4]) == Err(Errno::INVAL)
+}
+
+/// RWF_NOWAIT holds for this call, whatever O_NONBLOCK says.
+fn read_without_waiting(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
+    const NO_OFFSET: u64 = u64::MAX;
+    let mut slices = [IoSliceMut::new(bytes)];
+    rustix::io::preadv2(fd, &mut slices, NO_OFFSET, ReadWriteFlags::NOWAIT)
 }
 
 /// The error that `write` of `len` bytes from unmapped memory ends in.

@@ -5,15 +5,18 @@
 //! high, the interrupt is sent again.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use protocol::{Errno, IrqAction, IrqData, SetIrqs};
 
 use crate::backend::EventSource;
 use crate::irq::eventfd::Eventfd;
+use crate::irq::signaller::Signaller;
 
 /// The INTx line of one device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LevelLine {
+    signaller: Arc<Signaller>,
     high: bool,
     masked: bool,
     trigger: Option<Eventfd>,
@@ -21,6 +24,17 @@ pub struct LevelLine {
 }
 
 impl LevelLine {
+    /// Low, bound to nothing.
+    pub fn new(signaller: &Arc<Signaller>) -> LevelLine {
+        LevelLine {
+            signaller: Arc::clone(signaller),
+            high: false,
+            masked: false,
+            trigger: None,
+            unmask: None,
+        }
+    }
+
     /// Sets the level that the device drives.
     pub fn drive(&mut self, high: bool) {
         self.high = high;
@@ -43,7 +57,8 @@ impl LevelLine {
                 }
             }
             (action, IrqData::Eventfd(fds)) => {
-                let eventfd = fds.into_iter().next().map(Eventfd::adopt).transpose()?;
+                let adopt = |fd| Eventfd::adopt(fd, &self.signaller);
+                let eventfd = fds.into_iter().next().map(adopt).transpose()?;
                 match action {
                     IrqAction::Trigger => {
                         self.trigger = eventfd;
@@ -51,8 +66,8 @@ impl LevelLine {
                         self.update();
                     }
                     IrqAction::Unmask => self.unmask = eventfd,
-                    // Nobody is told when the line masks itself: the client sees the interrupt.
-                    IrqAction::Mask => return Err(Errno::NOTSUP),
+                    // Taken and closed: whoever signals it could as well mask by message.
+                    IrqAction::Mask => {}
                 }
             }
         }
@@ -63,7 +78,7 @@ impl LevelLine {
     pub fn disable(&mut self) {
         *self = LevelLine {
             high: self.high,
-            ..LevelLine::default()
+            ..LevelLine::new(&self.signaller)
         };
     }
 

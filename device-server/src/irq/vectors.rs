@@ -4,15 +4,18 @@
 //! no eventfd is dropped. The number of vectors is fixed at creation; requests come with checked ranges.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use protocol::{Errno, IrqAction, IrqData, SetIrqs};
 
 use crate::irq::eventfd::Eventfd;
+use crate::irq::signaller::Signaller;
 
 /// What the client has bound to each vector.
 #[derive(Debug)]
 pub struct Vectors {
     vectors: Vec<Vector>,
+    signaller: Arc<Signaller>,
 }
 
 #[derive(Debug, Default)]
@@ -24,9 +27,10 @@ struct Vector {
 
 impl Vectors {
     /// `count` vectors, unmasked and bound to nothing.
-    pub fn new(count: u32) -> Vectors {
+    pub fn new(count: u32, signaller: &Arc<Signaller>) -> Vectors {
         Vectors {
             vectors: (0..count).map(|_| Vector::default()).collect(),
+            signaller: Arc::clone(signaller),
         }
     }
 
@@ -54,7 +58,7 @@ impl Vectors {
                     .filter(|(_, choice)| *choice)
                     .for_each(|(vector, _)| vector.act(request.action));
             }
-            IrqData::Eventfd(fds) => bind(chosen, request.action, fds)?,
+            IrqData::Eventfd(fds) => bind(chosen, request.action, fds, &self.signaller)?,
         }
         Ok(())
     }
@@ -81,7 +85,12 @@ impl Vectors {
 
 /// Binds eventfds for TRIGGER. Notification eventfds for MASK and UNMASK are accepted and closed: for edge
 /// interrupts nobody needs them (QEMU sends them only for INTx).
-fn bind(chosen: &mut [Vector], action: IrqAction, fds: Vec<OwnedFd>) -> Result<(), Errno> {
+fn bind(
+    chosen: &mut [Vector],
+    action: IrqAction,
+    fds: Vec<OwnedFd>,
+    signaller: &Arc<Signaller>,
+) -> Result<(), Errno> {
     if action != IrqAction::Trigger {
         return Ok(());
     }
@@ -94,7 +103,7 @@ fn bind(chosen: &mut [Vector], action: IrqAction, fds: Vec<OwnedFd>) -> Result<(
     // All are judged before the first is bound, so that a refusal leaves the old bindings as they were.
     let eventfds = fds
         .into_iter()
-        .map(Eventfd::adopt)
+        .map(|fd| Eventfd::adopt(fd, signaller))
         .collect::<Result<Vec<_>, _>>()?;
     for (vector, eventfd) in chosen.iter_mut().zip(eventfds) {
         vector.eventfd = Some(eventfd);

@@ -275,6 +275,29 @@ fn q35_masked_interrupt_comes_once_after_the_unmask() {
 }
 
 #[test]
+fn q37_eventfds_for_masking_and_unmasking_are_taken_and_closed_where_nothing_waits_for_them() {
+    let (server, mut peer) = negotiated();
+    let before = server.fds();
+    for (index, actions) in [
+        (INTX, &[MASK][..]),
+        (MSI, &[MASK, UNMASK]),
+        (MSIX, &[MASK, UNMASK]),
+    ] {
+        for action in actions {
+            let event = descriptors::eventfd();
+            let body = bytes::set_irqs(EVENTFD | action, index, 0, 1, &[]);
+            peer.request_with(SET_IRQS, &body, &[event.as_fd()])
+                .succeeded();
+            set(&mut peer, EVENTFD | action, index, 0, 1).succeeded();
+        }
+    }
+    assert_eq!(server.fds(), before);
+    let bound = bind(&mut peer, MSIX, 0, 1);
+    raise(&mut peer, MSIX, 0);
+    assert_eq!(fired(&bound), [1], "nothing was masked by it");
+}
+
+#[test]
 fn q36_q37_intx_is_unmasked_by_message_and_by_eventfd() {
     let (server, mut peer) = negotiated();
     let line = bind(&mut peer, INTX, 0, 1);

@@ -80,6 +80,11 @@ fn messages() -> Vec<Rule> {
         Rule::syscall(libc::SYS_read, "eventfds, signalfd"),
         Rule::syscall(libc::SYS_write, "eventfds, ready line, log"),
         Rule::syscall(libc::SYS_writev, "log"),
+        Rule::syscall(
+            libc::SYS_preadv2,
+            "irqs: is a received descriptor an eventfd; only a read that does not wait",
+        )
+        .arg(5, Arg::Equals(RWF_NOWAIT)),
     ]
 }
 
@@ -178,6 +183,8 @@ fn descriptors() -> Vec<Rule> {
     ]
 }
 
+/// include/uapi/linux/fs.h; a file of VFIO has no such read.
+const RWF_NOWAIT: u64 = 8;
 const PROT_EXEC: u64 = libc::PROT_EXEC.unsigned_abs() as u64;
 const SOL_SOCKET: u64 = libc::SOL_SOCKET.unsigned_abs() as u64;
 const AF_UNIX: u64 = libc::AF_UNIX.unsigned_abs() as u64;

@@ -10,6 +10,8 @@ mod memory;
 mod config_space;
 mod layout;
 
+use std::sync::Arc;
+
 use protocol::{DmaMap, Errno, IovaRange, IrqIndex, RegionIndex, SetIrqs};
 
 use crate::backend::{Backend, DeviceDescription, EventSource, MessageDma};
@@ -18,7 +20,7 @@ use crate::backends::test::dma_engine::DmaEngine;
 use crate::backends::test::memory::{MappedMemory, TableMemory};
 use crate::backends::test::registers::{Action, Registers};
 use crate::dma::SharedDma;
-use crate::irq::{LevelLine, Vectors};
+use crate::irq::{LevelLine, Signaller, Vectors};
 
 /// How the test device is built.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +42,7 @@ pub struct TestDevice {
     registers: Registers,
     engine: DmaEngine,
     dma: SharedDma,
+    signaller: Arc<Signaller>,
     intx: LevelLine,
     edges: EdgeInterrupts,
 }
@@ -58,6 +61,7 @@ impl TestDevice {
     pub fn new(options: TestDeviceOptions) -> Result<TestDevice, Errno> {
         let mapped = MappedMemory::new()?;
         let description = layout::describe(mapped.share()?);
+        let signaller = Arc::new(Signaller::new()?);
         Ok(TestDevice {
             options,
             description,
@@ -67,8 +71,9 @@ impl TestDevice {
             registers: Registers::new(options.message_dma),
             engine: DmaEngine::new(),
             dma: SharedDma::new(options.max_dma_maps),
-            intx: LevelLine::default(),
-            edges: EdgeInterrupts::new(),
+            intx: LevelLine::new(&signaller),
+            edges: EdgeInterrupts::new(&signaller),
+            signaller,
         })
     }
 
@@ -200,7 +205,7 @@ impl Backend for TestDevice {
     fn client_gone(&mut self) -> Result<(), Errno> {
         self.dma.clear();
         self.intx.disable();
-        self.edges = EdgeInterrupts::new();
+        self.edges = EdgeInterrupts::new(&self.signaller);
         // The old client may still have the old memory mapped: the next one gets another.
         self.mapped = MappedMemory::new()?;
         self.description = layout::describe(self.mapped.share()?);
@@ -213,12 +218,12 @@ impl Backend for TestDevice {
 }
 
 impl EdgeInterrupts {
-    fn new() -> EdgeInterrupts {
+    fn new(signaller: &Arc<Signaller>) -> EdgeInterrupts {
         EdgeInterrupts {
-            msi: Vectors::new(layout::MSI_VECTORS),
-            msix: Vectors::new(layout::MSIX_VECTORS),
-            err: Vectors::new(1),
-            req: Vectors::new(1),
+            msi: Vectors::new(layout::MSI_VECTORS, signaller),
+            msix: Vectors::new(layout::MSIX_VECTORS, signaller),
+            err: Vectors::new(1, signaller),
+            req: Vectors::new(1, signaller),
         }
     }
 

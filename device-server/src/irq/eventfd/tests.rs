@@ -1,11 +1,17 @@
 use std::os::fd::AsFd;
 
+use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags};
 use rustix::event::EventfdFlags;
 
 use super::*;
 
 fn eventfd(initial: u32, flags: EventfdFlags) -> OwnedFd {
     rustix::event::eventfd(initial, flags | EventfdFlags::CLOEXEC).expect("eventfd")
+}
+
+fn adopted(fd: &OwnedFd) -> Eventfd {
+    let signaller = Arc::new(Signaller::new().expect("asynchronous I/O"));
+    Eventfd::adopt(fd.try_clone().expect("dup"), &signaller).expect("an eventfd")
 }
 
 fn counter(fd: &OwnedFd) -> u64 {
@@ -36,7 +42,7 @@ fn full_eventfd_is_recognised_and_firing_it_does_not_block() {
     let fd = eventfd(0, EventfdFlags::empty());
     rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).expect("fill");
     assert!(is_eventfd(fd.as_fd()));
-    let ours = Eventfd::adopt(fd.try_clone().expect("dup")).expect("an eventfd");
+    let ours = adopted(&fd);
     ours.fire();
     assert_eq!(counter(&fd), u64::MAX - 1, "the interrupt was dropped");
 }
@@ -44,7 +50,7 @@ fn full_eventfd_is_recognised_and_firing_it_does_not_block() {
 #[test]
 fn fire_adds_one_and_take_consumes() {
     let fd = eventfd(0, EventfdFlags::NONBLOCK);
-    let ours = Eventfd::adopt(fd.try_clone().expect("dup")).expect("an eventfd");
+    let ours = adopted(&fd);
     assert!(!ours.take());
     ours.fire();
     ours.fire();
@@ -52,6 +58,49 @@ fn fire_adds_one_and_take_consumes() {
     ours.fire();
     assert!(ours.take());
     assert!(!ours.take());
+}
+
+#[test]
+fn q26_take_of_an_empty_blocking_eventfd_does_not_wait() {
+    let fd = eventfd(0, EventfdFlags::empty());
+    let ours = adopted(&fd);
+    // A read would wait here for ever.
+    assert!(!ours.take());
+}
+
+#[test]
+fn q26_client_that_turns_blocking_on_and_empties_and_fills_never_holds_us_up() {
+    let fd = eventfd(0, EventfdFlags::NONBLOCK);
+    let ours = adopted(&fd);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let theirs = fd.as_fd();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = rustix::io::ioctl_fionbio(theirs, false);
+                let _ = read_without_waiting(theirs, &mut [0; 8]);
+                let _ = rustix::io::ioctl_fionbio(theirs, true);
+                let _ = rustix::io::write(theirs, &(u64::MAX - 1).to_ne_bytes());
+            }
+        });
+        for _ in 0..20_000 {
+            ours.take();
+            ours.fire();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn fanotify_group_is_no_eventfd() {
+    let group = match Fanotify::init(InitFlags::FAN_CLOEXEC, EventFFlags::O_RDWR) {
+        Ok(group) => group,
+        Err(errno) => {
+            eprintln!("skipped: no fanotify group can be made ({errno})");
+            return;
+        }
+    };
+    assert!(!is_eventfd(group.as_fd()));
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn request(count: u32, action: IrqAction, data: IrqData) -> SetIrqs {
 
 fn line() -> (LevelLine, OwnedFd) {
     let trigger = eventfd();
-    let mut line = LevelLine::default();
+    let mut line = LevelLine::new(&Arc::new(Signaller::new().expect("asynchronous I/O")));
     let copy = trigger.try_clone().expect("dup");
     line.apply(request(1, IrqAction::Trigger, IrqData::Eventfd(vec![copy])))
         .expect("bind");
@@ -68,7 +68,7 @@ fn unmask_eventfd_unmasks() {
 
 #[test]
 fn line_that_was_high_before_fires_when_bound() {
-    let mut line = LevelLine::default();
+    let mut line = LevelLine::new(&Arc::new(Signaller::new().expect("asynchronous I/O")));
     line.drive(true);
     let trigger = eventfd();
     let copy = trigger.try_clone().expect("dup");

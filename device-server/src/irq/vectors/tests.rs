@@ -28,7 +28,10 @@ fn fired(fd: &OwnedFd) -> u64 {
 fn bound(count: u32) -> (Vectors, Vec<OwnedFd>) {
     let fds: Vec<OwnedFd> = (0..count).map(|_| eventfd()).collect();
     let copies = fds.iter().map(|fd| fd.try_clone().expect("dup")).collect();
-    let mut vectors = Vectors::new(count);
+    let mut vectors = Vectors::new(
+        count,
+        &Arc::new(Signaller::new().expect("asynchronous I/O")),
+    );
     vectors
         .apply(request(
             0,

@@ -175,13 +175,13 @@ fn intx_resample_is_an_unmask_with_an_eventfd() {
 }
 
 #[test]
-fn masking_by_eventfd_is_refused() {
+fn q37_eventfd_for_masking_is_taken_and_not_shown_to_the_kernel() {
     let (mut kernel, mut irqs) = (FakeKernel::default(), interrupts(IrqInfoFlags::empty()));
     let result = irqs.set(
         &mut kernel,
         request(IrqIndex::INTX, 0, 1, IrqAction::Mask, eventfds(1)),
     );
-    assert_eq!(result, Err(Errno::INVAL));
+    assert_eq!(result, Ok(()));
     assert!(kernel.calls.is_empty());
 }
 
