@@ -27,7 +27,7 @@ pub struct StageConfig {
 pub struct FdTable {
     /// `/dev/kvm`.
     pub kvm: RawFd,
-    /// The kernel, a regular file opened for reading. Kept open: a guest reset loads it again.
+    /// The kernel, a regular file opened for reading.
     pub kernel: RawFd,
     /// The initrd, likewise.
     pub initrd: Option<RawFd>,

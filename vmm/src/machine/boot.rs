@@ -1,7 +1,8 @@
 //! How a kernel gets into memory and what the first vCPU begins with.
 //!
 //! There is no firmware. A bzImage is entered at its 64-bit entry (Linux x86 boot protocol 2.12 and later), an ELF file
-//! at its PVH entry. The same steps run again at every guest reset, from the kept files.
+//! at its PVH entry. The same steps run again at every guest reset, from the copies that were read at start: a process in
+//! its jail reads no file any more, and a file that changes meanwhile changes nothing.
 //!
 //! | Guest address | What |
 //! |---|---|
@@ -22,7 +23,7 @@ mod memory_map;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek};
 use std::os::fd::OwnedFd;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -40,14 +41,23 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const HIGH_MEMORY: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
 
+/// A kernel and its initrd, whole, in this process's memory.
+#[derive(Debug)]
+pub struct Images {
+    kernel: Vec<u8>,
+    initrd: Option<Vec<u8>>,
+}
+
 /// The files and texts that a machine boots from. Kept for the next reset.
 #[derive(Debug)]
 pub struct BootFiles {
-    kernel: File,
-    initrd: Option<File>,
+    images: Images,
     append: String,
     acpi: Vec<u8>,
 }
+
+/// A kernel as it is read.
+type Image<'a> = Cursor<&'a [u8]>;
 
 /// A kernel cannot be booted.
 #[derive(Debug, thiserror::Error)]
@@ -126,17 +136,53 @@ struct Initrd {
     len: u64,
 }
 
-impl BootFiles {
-    /// Takes the open files, the command line and the ACPI tables (`acpi::tables`).
-    pub fn new(
+impl Images {
+    /// Reads both files. `ram_bytes`: what the guest has, of which neither can need more.
+    pub fn read(
         kernel: OwnedFd,
         initrd: Option<OwnedFd>,
-        append: String,
-        acpi: Vec<u8>,
-    ) -> BootFiles {
+        ram_bytes: u64,
+    ) -> Result<Images, BootError> {
+        let initrd = initrd.map(|file| read_whole("initrd", "the initrd", file, ram_bytes));
+        Ok(Images {
+            kernel: read_whole("kernel", "the kernel", kernel, ram_bytes)?,
+            initrd: initrd.transpose()?,
+        })
+    }
+}
+
+fn read_whole(
+    name: &'static str,
+    what: &'static str,
+    file: OwnedFd,
+    ram_bytes: u64,
+) -> Result<Vec<u8>, BootError> {
+    let failed = |source| BootError::Read { what: name, source };
+    let mut file = File::from(file);
+    let len = file.metadata().map_err(failed)?.len();
+    if len > ram_bytes {
+        return Err(BootError::NoRoom {
+            what,
+            needs_mib: mib(len),
+            has_mib: ram_bytes >> 20,
+        });
+    }
+    let mut bytes = Vec::new();
+    let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
+    bytes
+        .try_reserve_exact(size)
+        .map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+    file.rewind().map_err(failed)?;
+    // A file that grows meanwhile is read up to here.
+    file.take(len).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+impl BootFiles {
+    /// Takes kernel and initrd, the command line and the ACPI tables (`acpi::tables`).
+    pub fn new(images: Images, append: String, acpi: Vec<u8>) -> BootFiles {
         BootFiles {
-            kernel: File::from(kernel),
-            initrd: initrd.map(File::from),
+            images,
             append,
             acpi,
         }
@@ -144,7 +190,7 @@ impl BootFiles {
 
     /// Writes everything into guest memory and says where the first vCPU begins.
     pub fn load(
-        &mut self,
+        &self,
         memory: &GuestMemoryMmap,
         ram: &[RamRegion],
     ) -> Result<CpuState, BootError> {
@@ -153,12 +199,11 @@ impl BootFiles {
             .map(|region| region.gpa + region.len)
             .find(|end| *end <= 1 << 32)
             .unwrap_or(0);
-        let mut magic = [0; 4];
-        read_at(&mut self.kernel, 0, &mut magic)?;
-        let loaded = if magic == *b"\x7fELF" {
-            elf::load(&mut self.kernel, memory, low_end)?
+        let mut kernel = Cursor::new(self.images.kernel.as_slice());
+        let loaded = if self.images.kernel.starts_with(b"\x7fELF") {
+            elf::load(&mut kernel, memory, low_end)?
         } else {
-            bzimage::load(&mut self.kernel, memory, low_end, self.append.len())?
+            bzimage::load(&mut kernel, memory, low_end, self.append.len())?
         };
         let initrd = self.load_initrd(memory, &loaded, low_end)?;
         let mut command_line = self.append.clone().into_bytes();
@@ -173,20 +218,15 @@ impl BootFiles {
 
     /// At the end of RAM below 4 GiB, or lower if the kernel says so.
     fn load_initrd(
-        &mut self,
+        &self,
         memory: &GuestMemoryMmap,
         loaded: &Loaded,
         low_end: u64,
     ) -> Result<Initrd, BootError> {
-        let Some(file) = &mut self.initrd else {
+        let Some(image) = &self.images.initrd else {
             return Ok(Initrd::default());
         };
-        let failed = |source| BootError::Read {
-            what: "initrd",
-            source,
-        };
-        let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        file.rewind().map_err(failed)?;
+        let len = image.len() as u64;
         let limit = low_end.min(loaded.initrd_limit.saturating_add(1));
         let room = limit.saturating_sub(loaded.end);
         let start = limit
@@ -199,30 +239,17 @@ impl BootFiles {
                 has_mib: room >> 20,
             });
         };
-        let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
-        memory.read_exact_volatile_from(GuestAddress(start), file, size)?;
+        memory.write_slice(image, GuestAddress(start))?;
         Ok(Initrd { start, len })
     }
 }
 
-fn read_at(file: &mut File, offset: u64, data: &mut [u8]) -> Result<(), BootError> {
-    let failed = |source| BootError::Read {
-        what: "kernel",
-        source,
-    };
-    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-    match file.read_exact(data) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(BootError::NotAKernel),
-        result => result.map_err(failed),
-    }
-}
-
-fn file_len(file: &mut File) -> Result<u64, BootError> {
-    file.seek(SeekFrom::End(0))
-        .map_err(|source| BootError::Read {
-            what: "kernel",
-            source,
-        })
+/// Fills `data` from `offset` of a kernel; one that ends before is none.
+fn read_at(image: &[u8], offset: u64, data: &mut [u8]) -> Result<(), BootError> {
+    let start = usize::try_from(offset).map_err(|_| BootError::NotAKernel)?;
+    let from = image.get(start..).and_then(|rest| rest.get(..data.len()));
+    data.copy_from_slice(from.ok_or(BootError::NotAKernel)?);
+    Ok(())
 }
 
 /// Rounded up.

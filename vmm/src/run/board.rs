@@ -1,6 +1,6 @@
 //! The machine: what it is made of, how it is built, and how it begins anew at a reset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kvm_bindings::CpuId;
@@ -15,7 +15,7 @@ use crate::hotplug::supervisor::Supervisor;
 use crate::hotplug::{Devices, Machine, watch_connections};
 use crate::kvm::vcpu_set::VcpuContext;
 use crate::kvm::{Vcpu, VcpuSet, Vm};
-use crate::machine::boot::BootFiles;
+use crate::machine::boot::{BootError, BootFiles, Images};
 use crate::machine::power::{self, Power, StopRequest, StopRequests};
 use crate::machine::serial::{SerialPort, SerialWire};
 use crate::machine::{acpi, cpuid};
@@ -49,7 +49,14 @@ impl Board {
         qmp: &Server,
         stages: &Stages,
     ) -> Result<Board, RunError> {
-        // 1. The virtual machine and its memory.
+        // 1. The virtual machine and its memory, and what it boots from.
+        let kernel = config.kernel.clone();
+        let images = Images::read(
+            inherited.kernel,
+            inherited.initrd,
+            config.memory.size_bytes,
+        );
+        let images = images.map_err(cannot_boot(&kernel))?;
         let vm = Vm::new(inherited.kvm)?;
         let cpuid = vm.supported_cpuid()?;
         let layout = layout::place(
@@ -101,12 +108,7 @@ impl Board {
             serial_ports: serial.len(),
             mmio64: layout.mmio64,
         };
-        let files = BootFiles::new(
-            inherited.kernel,
-            inherited.initrd,
-            config.append.clone(),
-            acpi::tables(&board),
-        );
+        let files = BootFiles::new(images, config.append.clone(), acpi::tables(&board));
         Ok(Board {
             vm,
             ram,
@@ -117,7 +119,7 @@ impl Board {
             devices,
             vcpus,
             files,
-            kernel: config.kernel.clone(),
+            kernel,
             stop,
             events,
         })
@@ -131,10 +133,7 @@ impl Board {
         let entry = self
             .files
             .load(ram, &self.layout.ram)
-            .map_err(|source| RunError::Boot {
-                kernel: self.kernel.clone(),
-                source,
-            })?;
+            .map_err(cannot_boot(&self.kernel))?;
         let mut first = true;
         vcpus.for_each(|vcpu| {
             if std::mem::take(&mut first) {
@@ -163,6 +162,13 @@ impl Board {
         self.stop.forget_guest();
         vcpus.resume();
         Ok(())
+    }
+}
+
+fn cannot_boot(kernel: &Path) -> impl FnOnce(BootError) -> RunError {
+    move |source| RunError::Boot {
+        kernel: kernel.to_owned(),
+        source,
     }
 }
 

@@ -1,7 +1,5 @@
 //! bzImage, entered at its 64-bit entry (Linux Documentation/arch/x86/boot.rst, "64-bit boot protocol").
 
-use std::fs::File;
-
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
@@ -10,8 +8,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory_map::pieces;
 use super::{
-    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Initrd, Kind, Loaded, PAGE_TABLES, ZERO_PAGE,
-    file_len, mib, read_at,
+    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Image, Initrd, Kind, Loaded, PAGE_TABLES, ZERO_PAGE,
+    mib, read_at,
 };
 use crate::kvm::CpuState;
 use crate::kvm::vcpu::LONG_MODE_GDT;
@@ -38,14 +36,14 @@ const TABLE: u64 = 0x3;
 const LARGE_PAGE: u64 = 0x83;
 
 pub(super) fn load(
-    file: &mut File,
+    image: &mut Image<'_>,
     memory: &GuestMemoryMmap,
     low_end: u64,
     append_len: usize,
 ) -> Result<Loaded, BootError> {
-    check_header(file)?;
-    let loaded = BzImage::load(memory, Some(GuestAddress(HIGH_MEMORY)), file, None);
-    let len = file_len(file)?;
+    check_header(image.get_ref())?;
+    let loaded = BzImage::load(memory, Some(GuestAddress(HIGH_MEMORY)), image, None);
+    let len = image.get_ref().len() as u64;
     let room = low_end.saturating_sub(HIGH_MEMORY);
     let no_room = |needs| BootError::NoRoom {
         what: "the kernel",
@@ -85,9 +83,9 @@ pub(super) fn load(
 }
 
 /// What linux-loader does not look at: whether the file is whole, and whether there is a 64-bit entry.
-fn check_header(file: &mut File) -> Result<(), BootError> {
+fn check_header(image: &[u8]) -> Result<(), BootError> {
     let mut header = [0; 0x4f];
-    read_at(file, SETUP_HEADER, &mut header)?;
+    read_at(image, SETUP_HEADER, &mut header)?;
     let at = |offset: usize, len: usize| {
         header
             .get(offset - 0x1f1..offset - 0x1f1 + len)
@@ -114,7 +112,7 @@ fn check_header(file: &mut File) -> Result<(), BootError> {
     };
     // syssize counts paragraphs of 16 bytes.
     let needs = (sectors + 1) * 512 + number(0x1f4, 4) * 16;
-    let has = file_len(file)?;
+    let has = image.len() as u64;
     if has < needs {
         return Err(BootError::Truncated { has, needs });
     }

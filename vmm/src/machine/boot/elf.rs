@@ -1,7 +1,5 @@
 //! An ELF kernel (vmlinux), entered at its PVH entry (Xen docs/misc/pvh.pandoc, "x86/HVM direct boot ABI").
 
-use std::fs::File;
-
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::PvhBootCapability;
@@ -13,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory_map::pieces;
 use super::{
-    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Initrd, Kind, Loaded, PVH_START_INFO, file_len, mib,
+    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Image, Initrd, Kind, Loaded, PVH_START_INFO, mib,
     read_at,
 };
 use crate::kvm::CpuState;
@@ -36,11 +34,11 @@ const PT_LOAD: u64 = 1;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 pub(super) fn load(
-    file: &mut File,
+    image: &mut Image<'_>,
     memory: &GuestMemoryMmap,
     low_end: u64,
 ) -> Result<Loaded, BootError> {
-    for segment in segments(file)? {
+    for segment in segments(image.get_ref())? {
         let room = low_end.saturating_sub(HIGH_MEMORY);
         let end = segment.start.checked_add(segment.memory_len);
         let fits = segment.start >= HIGH_MEMORY && end.is_some_and(|end| end <= low_end);
@@ -62,7 +60,7 @@ pub(super) fn load(
         zero(memory, segment.start + (segment.memory_len - rest), rest)?;
     }
     let loaded =
-        Elf::load(memory, None, file, Some(GuestAddress(HIGH_MEMORY))).map_err(BootError::Load)?;
+        Elf::load(memory, None, image, Some(GuestAddress(HIGH_MEMORY))).map_err(BootError::Load)?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         return Err(BootError::Unsupported(
             "this ELF kernel has no PVH entry; build it with CONFIG_PVH=y or give its bzImage",
@@ -82,9 +80,9 @@ struct Segment {
 }
 
 /// The loadable segments, each wholly in the file.
-fn segments(file: &mut File) -> Result<Vec<Segment>, BootError> {
+fn segments(image: &[u8]) -> Result<Vec<Segment>, BootError> {
     let mut header = [0; 64];
-    read_at(file, 0, &mut header)?;
+    read_at(image, 0, &mut header)?;
     if header[4] != ELFCLASS64 {
         return Err(BootError::NotAKernel);
     }
@@ -96,7 +94,7 @@ fn segments(file: &mut File) -> Result<Vec<Segment>, BootError> {
     if entry_len != PHENTSIZE || count == 0 || count > MAX_PROGRAM_HEADERS {
         return Err(BootError::NotAKernel);
     }
-    let has = file_len(file)?;
+    let has = image.len() as u64;
     let mut segments = Vec::new();
     for index in 0..count {
         let mut entry = [0; 56];
@@ -109,7 +107,7 @@ fn segments(file: &mut File) -> Result<Vec<Segment>, BootError> {
                 needs: at.saturating_add(PHENTSIZE),
             });
         }
-        read_at(file, at, &mut entry)?;
+        read_at(image, at, &mut entry)?;
         let needs = number(&entry, 8, 8).saturating_add(number(&entry, 32, 8));
         if needs > has {
             return Err(BootError::Truncated { has, needs });

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory_map::{Piece, RAM, RESERVED, pieces};
-use super::{BootError, BootFiles, HIGH_MEMORY};
+use super::{BootError, BootFiles, HIGH_MEMORY, Images};
 use crate::kvm::CpuState;
 use crate::memory::layout::{RAM_HIGH_START, RAM_LOW_END, RamRegion};
 
@@ -36,13 +36,10 @@ fn boot(
     mib: u64,
 ) -> (Result<CpuState, BootError>, GuestMemoryMmap) {
     let (memory, regions) = ram(mib);
-    let mut files = BootFiles::new(
-        file(kernel),
-        initrd.map(file),
-        "console=ttyS0".to_owned(),
-        vec![1, 2, 3],
-    );
-    let state = files.load(&memory, &regions);
+    let images = Images::read(file(kernel), initrd.map(file), mib * MIB);
+    let state = images.and_then(|images| {
+        BootFiles::new(images, "console=ttyS0".to_owned(), vec![1, 2, 3]).load(&memory, &regions)
+    });
     (state, memory)
 }
 
@@ -144,9 +141,35 @@ fn elf_is_entered_at_its_pvh_entry_with_a_start_info() {
 fn elf_memory_beyond_its_file_is_zero_after_a_reset() {
     let (memory, regions) = ram(64);
     memory.write_obj(0xffu8, GuestAddress(0x100_1fff)).unwrap();
-    let mut files = BootFiles::new(file(&elf(true)), None, String::new(), Vec::new());
+    let images = Images::read(file(&elf(true)), None, 64 * MIB).unwrap();
+    let files = BootFiles::new(images, String::new(), Vec::new());
     files.load(&memory, &regions).unwrap();
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x100_1fff)).unwrap(), 0);
+}
+
+/// An update of the host's kernel overwrites the file; a guest that resets boots what it was started with.
+#[test]
+fn kernel_file_that_is_overwritten_after_the_start_does_not_change_a_reset() {
+    let (memory, regions) = ram(64);
+    let kernel = file(&bzimage());
+    let other = std::fs::File::from(kernel.try_clone().unwrap());
+    let images = Images::read(kernel, None, 64 * MIB).unwrap();
+    other.set_len(0).unwrap();
+    let files = BootFiles::new(images, String::new(), Vec::new());
+    files.load(&memory, &regions).unwrap();
+    files.load(&memory, &regions).unwrap();
+}
+
+#[test]
+fn file_larger_than_memory_is_not_read() {
+    let kernel = file(b"MZ");
+    let sparse = std::fs::File::from(kernel.try_clone().unwrap());
+    sparse.set_len(1 << 50).unwrap();
+    let refused = Images::read(kernel, None, 64 * MIB).unwrap_err();
+    assert!(
+        matches!(refused, BootError::NoRoom { has_mib: 64, .. }),
+        "{refused}"
+    );
 }
 
 #[test]
