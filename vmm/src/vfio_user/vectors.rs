@@ -5,7 +5,8 @@
 //! A masked vector has no irqfd: its eventfd keeps what arrives, and that is its pending bit. KVM looks at the counter
 //! when the irqfd is attached, so a pending interrupt is delivered with the unmasking.
 //! Where the server's kernel cannot add vectors (NORESIZE), the set grows by disabling and enabling all of it; vectors
-//! that were on are signalled once, as an edge may have been lost in between.
+//! that were on are signalled once, as an edge may have been lost in between. An eventfd that the server has is never
+//! written: the server could fill it, and the write would wait for ever.
 //! Limits: those of the capability: 32 (MSI) or 2048 (MSI-X) vectors.
 
 use std::io;
@@ -17,6 +18,7 @@ use protocol::{IrqAction, IrqInfo, IrqInfoFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 
 use crate::kvm::{Gsi, KvmError, MsiMessage, Vm};
+use crate::one_line::one_line;
 
 /// A vector cannot be wired.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +48,8 @@ struct Vector {
     event: OwnedFd,
     bound: bool,
     gsi: Option<Gsi>,
-    attached: bool,
+    /// What it sends while it has an irqfd, and so is not held back.
+    attached: Option<MsiMessage>,
 }
 
 impl Vectors {
@@ -82,11 +85,11 @@ impl Vectors {
             None => *slot.gsi.insert(irq.allocate().map_err(VectorError::Route)?),
         };
         irq.set_msi(gsi, message).map_err(VectorError::Route)?;
-        if !slot.attached {
+        if slot.attached.is_none() {
             irq.attach(slot.event.as_fd(), gsi)
                 .map_err(VectorError::Route)?;
-            slot.attached = true;
         }
+        slot.attached = Some(message);
         Ok(())
     }
 
@@ -95,7 +98,7 @@ impl Vectors {
         let vector = usize::try_from(vector)
             .ok()
             .and_then(|index| self.vectors.get(index));
-        vector.is_some_and(|vector| !vector.attached && is_signalled(vector.event.as_fd()))
+        vector.is_some_and(|vector| vector.attached.is_none() && is_signalled(vector.event.as_fd()))
     }
 
     /// Turns the whole kind off, at the server first, and gives everything back.
@@ -108,7 +111,7 @@ impl Vectors {
         };
         for vector in std::mem::take(&mut self.vectors) {
             if let Some(gsi) = vector.gsi {
-                if vector.attached {
+                if vector.attached.is_some() {
                     // It was attached by us; a failure leaves a route that nobody signals any more.
                     let _detached = self.vm.irq().detach(vector.event.as_fd(), gsi);
                 }
@@ -122,12 +125,12 @@ impl Vectors {
         let Some(vector) = self.vectors.get_mut(index) else {
             return Ok(());
         };
-        if let (true, Some(gsi)) = (vector.attached, vector.gsi) {
+        if let (Some(_), Some(gsi)) = (vector.attached, vector.gsi) {
             self.vm
                 .irq()
                 .detach(vector.event.as_fd(), gsi)
                 .map_err(VectorError::Route)?;
-            vector.attached = false;
+            vector.attached = None;
         }
         Ok(())
     }
@@ -160,9 +163,13 @@ impl Vectors {
         let was_bound = self.vectors.iter().any(|vector| vector.bound);
         self.make(usize::try_from(len).unwrap_or(usize::MAX))?;
         if was_bound {
+            let signalled = self.signalled_eventfds(before)?;
             self.client
                 .disable_irqs(self.irq.index)
                 .map_err(VectorError::Bind)?;
+            for (vector, event) in self.held_back(before).zip(signalled) {
+                vector.event = event;
+            }
         }
         let result = self.bind_first(self.vectors.len());
         if result.is_err() {
@@ -173,11 +180,27 @@ impl Vectors {
             }
         }
         if was_bound {
-            for vector in self.vectors.iter().take(before) {
-                signal(vector.event.as_fd());
+            let sent = self.vectors.iter().take(before);
+            for message in sent.filter_map(|vector| vector.attached) {
+                if let Err(error) = self.vm.irq().signal_msi(message) {
+                    tracing::warn!(error = one_line(&error), "an interrupt may be lost");
+                }
             }
         }
         result
+    }
+
+    /// An eventfd that has been signalled once for each vector among the first `count` that is held back.
+    fn signalled_eventfds(&mut self, count: usize) -> Result<Vec<OwnedFd>, VectorError> {
+        let events = self.held_back(count).map(|_| eventfd_with(1));
+        events
+            .collect::<Result<_, _>>()
+            .map_err(VectorError::Eventfd)
+    }
+
+    fn held_back(&mut self, count: usize) -> impl Iterator<Item = &mut Vector> {
+        let first = self.vectors.iter_mut().take(count);
+        first.filter(|vector| vector.attached.is_none())
     }
 
     fn bind_first(&mut self, count: usize) -> Result<(), VectorError> {
@@ -203,7 +226,7 @@ impl Vectors {
                 event,
                 bound: false,
                 gsi: None,
-                attached: false,
+                attached: None,
             });
         }
         Ok(())
@@ -212,7 +235,14 @@ impl Vectors {
 
 /// An eventfd for one interrupt.
 pub(super) fn new_eventfd() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+    eventfd_with(0)
+}
+
+fn eventfd_with(count: u32) -> io::Result<OwnedFd> {
+    Ok(eventfd(
+        count,
+        EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+    )?)
 }
 
 fn is_signalled(event: BorrowedFd<'_>) -> bool {
@@ -225,9 +255,4 @@ fn is_signalled(event: BorrowedFd<'_>) -> bool {
         }),
     )
     .is_ok_and(|ready| ready > 0)
-}
-
-fn signal(event: BorrowedFd<'_>) {
-    // A full counter is signalled already.
-    let _written = rustix::io::write(event, &1u64.to_ne_bytes());
 }

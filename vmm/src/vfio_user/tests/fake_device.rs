@@ -325,6 +325,16 @@ impl Running {
         eventfd.is_some_and(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()).is_ok())
     }
 
+    /// Makes the next write to a vector's eventfd wait for ever, whoever makes it: the VMM has the same open file.
+    pub(super) fn fill(&self, index: IrqIndex, vector: u32) {
+        let state = self.lock();
+        let eventfd = state.eventfds.get(&(index, vector)).unwrap();
+        rustix::io::write(eventfd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let flags = rustix::fs::fcntl_getfl(eventfd).unwrap();
+        let blocking = flags.difference(rustix::fs::OFlags::NONBLOCK);
+        rustix::fs::fcntl_setfl(eventfd, blocking).unwrap();
+    }
+
     /// The next request ends the connection.
     pub(super) fn hang_up(&self) {
         self.lock().hang_up = true;

@@ -67,6 +67,28 @@ fn fixed_set_is_bound_at_once_for_all_programmed_vectors_and_grows_by_doing_it_a
     );
 }
 
+/// The set grows on a vCPU's thread: one that waits for ever cannot even be stopped.
+#[test]
+fn server_that_fills_an_eventfd_does_not_hold_the_guest_when_the_set_grows() {
+    let machine = Machine::new();
+    let mut device = FakeDevice::new();
+    device.msix_flags = IrqInfoFlags::EVENTFD | IrqInfoFlags::NORESIZE;
+    let (function, running) = machine.attach(device);
+    place_bar(&function, BAR);
+    function.config_write(COMMAND, &[2, 4]);
+    enable_msix(&function);
+    machine.unmask(1);
+    running.fill(IrqIndex::MSIX, 0);
+    let (done, grown) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        machine.unmask(4);
+        done.send(machine.pending()).unwrap();
+    });
+    let pending = grown.recv_timeout(std::time::Duration::from_secs(20));
+    assert_eq!(pending, Ok(0b1), "vector 0 was bound and is held back");
+    drop(function);
+}
+
 #[test]
 fn pin_is_unbound_before_msix_is_bound() {
     let machine = Machine::new();
