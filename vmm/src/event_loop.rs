@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -65,10 +65,13 @@ struct Handlers {
 }
 
 struct Entry {
-    /// A handle of its own, so that it can be taken out of the epoll set even after its owner has closed its handle.
-    fd: OwnedFd,
+    /// Held, so that it stays open and can be taken out of the epoll set.
+    fd: Source,
     handler: Arc<dyn Handler>,
 }
+
+/// What is waited for: anything with a descriptor, kept for as long as it is waited for. No copy of the descriptor is made.
+pub type Source = Arc<dyn AsFd + Send + Sync>;
 
 impl EventLoop {
     /// An empty loop.
@@ -93,20 +96,19 @@ impl EventLoop {
         })
     }
 
-    /// Calls `handler` whenever `fd` is ready. The loop keeps a handle of its own.
+    /// Calls `handler` whenever `fd` is ready. A descriptor can be waited for once at a time.
     pub fn add(
         &self,
-        fd: BorrowedFd<'_>,
+        fd: Source,
         interest: Interest,
         handler: Arc<dyn Handler>,
     ) -> io::Result<Token> {
-        let fd = fd.try_clone_to_owned()?;
         let mut handlers = self.lock();
         handlers.next += 1;
         let token = Token(handlers.next);
         epoll::add(
             &self.epoll,
-            &fd,
+            fd.as_fd(),
             epoll::EventData::new_u64(token.0),
             flags(interest),
         )?;
@@ -123,7 +125,7 @@ impl EventLoop {
             .ok_or(io::ErrorKind::NotFound)?;
         Ok(epoll::modify(
             &self.epoll,
-            &entry.fd,
+            entry.fd.as_fd(),
             epoll::EventData::new_u64(token.0),
             flags(interest),
         )?)

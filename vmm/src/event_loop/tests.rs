@@ -1,10 +1,9 @@
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{EventLoop, Interest};
+use super::{EventLoop, Interest, Source};
 
 fn set_eventfd() -> Arc<std::os::fd::OwnedFd> {
     Arc::new(eventfd(1, EventfdFlags::NONBLOCK).unwrap())
@@ -22,7 +21,7 @@ fn handler_of_a_ready_descriptor_is_called_until_it_stops_the_loop() {
         }
     };
     events
-        .add(fd.as_fd(), Interest::Readable, Arc::new(handler))
+        .add(fd, Interest::Readable, Arc::new(handler))
         .unwrap();
     events.run().unwrap();
     assert_eq!(calls.load(Ordering::Relaxed), 3);
@@ -34,7 +33,7 @@ fn removed_descriptor_is_not_reported_even_if_its_owner_closed_it_first() {
     let silent = set_eventfd();
     let token = events
         .add(
-            silent.as_fd(),
+            Arc::clone(&silent) as Source,
             Interest::Readable,
             Arc::new(|_: &EventLoop| panic!("removed")),
         )
@@ -44,7 +43,7 @@ fn removed_descriptor_is_not_reported_even_if_its_owner_closed_it_first() {
     let fd = set_eventfd();
     events
         .add(
-            fd.as_fd(),
+            fd,
             Interest::Readable,
             Arc::new(|events: &EventLoop| events.stop()),
         )

@@ -16,7 +16,7 @@ use super::slots::Slots;
 use super::supervisor::Supervisor;
 use super::worker::{self, Job};
 use crate::config::{Config, DeviceConfig};
-use crate::event_loop::{EventLoop, Handler, Interest, Token};
+use crate::event_loop::{EventLoop, Handler, Interest, Source, Token};
 use crate::kvm::MemoryFaultHandler;
 use crate::pci::{PciError, PciHost};
 use crate::qmp::events::Event;
@@ -235,7 +235,7 @@ impl Devices {
         // Held until the token is known: the handler may be called before `add` returns.
         let mut known = watch.token.lock().unwrap_or_else(PoisonError::into_inner);
         let token = self.machine.events.add(
-            function.poll_fd(),
+            Arc::clone(function) as Source,
             Interest::Readable,
             Arc::clone(&watch) as Arc<dyn Handler>,
         )?;

@@ -4,8 +4,9 @@
 // leave the `kvm_run` page's unions to the caller.
 #![expect(unsafe_code, reason = "raw fd ownership and kvm_run unions, see above")]
 
-use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
 
 use kvm_bindings::kvm_run;
@@ -19,12 +20,28 @@ pub(super) fn kvm(file: OwnedFd) -> Kvm {
     unsafe { Kvm::from_raw_fd(file.into_raw_fd()) }
 }
 
-/// A second handle of an eventfd, as kvm_ioctls wants it. KVM compares the eventfd behind the handle, not its number.
-pub(super) fn event_fd(fd: BorrowedFd<'_>) -> io::Result<EventFd> {
-    let copy = fd.try_clone_to_owned()?;
-    // SAFETY: from_raw_fd's contract is that the fd is open and owned by nobody else: `into_raw_fd` of an OwnedFd
-    // gives exactly that. If it is no eventfd, KVM refuses it.
-    Ok(unsafe { EventFd::from_raw_fd(copy.into_raw_fd()) })
+/// An eventfd as kvm_ioctls wants it, without a copy of the descriptor: it is never closed from here.
+pub(super) struct EventFdView<'a> {
+    event: ManuallyDrop<EventFd>,
+    _open: PhantomData<BorrowedFd<'a>>,
+}
+
+impl EventFdView<'_> {
+    pub(super) fn new(fd: BorrowedFd<'_>) -> EventFdView<'_> {
+        // SAFETY: from_raw_fd's contract is that the fd is open and that nobody closes it twice:
+        // - it is open for as long as the view lives, whose lifetime is that of the borrow;
+        // - the view never drops the `EventFd`, so only the fd's owner closes it.
+        // If it is no eventfd, KVM refuses it.
+        let event = unsafe { EventFd::from_raw_fd(fd.as_raw_fd()) };
+        EventFdView {
+            event: ManuallyDrop::new(event),
+            _open: PhantomData,
+        }
+    }
+
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
+    }
 }
 
 /// A pointer to a vCPU's `kvm_run` page, to look at the exit that `VcpuFd::run` just reported while its data is

@@ -18,7 +18,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 
 use super::error::{KvmError, call, io_error};
-use super::handles;
+use super::handles::EventFdView;
 
 #[cfg(test)]
 mod tests;
@@ -114,9 +114,8 @@ impl IrqRouting {
             gsi: gsi.0,
             source,
         };
-        let trigger = handles::event_fd(trigger).map_err(failed)?;
         self.vm
-            .register_irqfd(&trigger, gsi.0)
+            .register_irqfd(EventFdView::new(trigger).event(), gsi.0)
             .map_err(|errno| failed(io_error(errno)))
     }
 
@@ -133,10 +132,9 @@ impl IrqRouting {
             gsi: gsi.0,
             source,
         };
-        let trigger = handles::event_fd(trigger).map_err(failed)?;
-        let resample = handles::event_fd(resample).map_err(failed)?;
+        let (trigger, resample) = (EventFdView::new(trigger), EventFdView::new(resample));
         self.vm
-            .register_irqfd_with_resample(&trigger, &resample, gsi.0)
+            .register_irqfd_with_resample(trigger.event(), resample.event(), gsi.0)
             .map_err(|errno| failed(io_error(errno)))
     }
 
@@ -147,9 +145,8 @@ impl IrqRouting {
             gsi: gsi.0,
             source,
         };
-        let trigger = handles::event_fd(trigger).map_err(failed)?;
         self.vm
-            .unregister_irqfd(&trigger, gsi.0)
+            .unregister_irqfd(EventFdView::new(trigger).event(), gsi.0)
             .map_err(|errno| failed(io_error(errno)))
     }
 

@@ -189,11 +189,7 @@ impl BootFiles {
     }
 
     /// Writes everything into guest memory and says where the first vCPU begins.
-    pub fn load(
-        &self,
-        memory: &GuestMemoryMmap,
-        ram: &[RamRegion],
-    ) -> Result<CpuState, BootError> {
+    pub fn load(&self, memory: &GuestMemoryMmap, ram: &[RamRegion]) -> Result<CpuState, BootError> {
         let low_end = ram
             .iter()
             .map(|region| region.gpa + region.len)

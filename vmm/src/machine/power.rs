@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::discriminant;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -83,7 +83,7 @@ pub enum StopRequest {
 #[derive(Debug)]
 pub struct StopRequests {
     waiting: Mutex<VecDeque<StopRequest>>,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
 }
 
 impl StopRequests {
@@ -92,7 +92,7 @@ impl StopRequests {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Arc::new(StopRequests {
             waiting: Mutex::new(VecDeque::new()),
-            wake,
+            wake: Arc::new(wake),
         }))
     }
 
@@ -129,8 +129,8 @@ impl StopRequests {
     }
 
     /// Readable when there is a request.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    pub fn fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.wake)
     }
 }
 

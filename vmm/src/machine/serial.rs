@@ -80,7 +80,7 @@ type Device = Serial<Interrupt, Arc<Line>, Output>;
 
 #[derive(Default)]
 struct Input {
-    source: Option<OwnedFd>,
+    source: Option<Arc<OwnedFd>>,
     /// Set while the source is watched.
     watched: Option<Token>,
     is_socket: bool,
@@ -122,12 +122,12 @@ impl SerialPort {
             } => {
                 terminal = RawTerminal::enter(&source);
                 input.escape = terminal.is_some().then(EscapeFilter::default);
-                input.source = Some(source);
+                input.source = Some(Arc::new(source));
                 Output::File(File::from(output))
             }
             SerialWire::File(output) => Output::File(File::from(output)),
             SerialWire::Listener(listener) => {
-                input.source = Some(listener);
+                input.source = Some(Arc::new(listener));
                 input.is_socket = true;
                 Output::Client(Arc::clone(&line))
             }
@@ -157,14 +157,11 @@ impl SerialPort {
         let end = Arc::clone(&on_end);
         let drained = move |events: &EventLoop| {
             let mut counter = [0; 8];
-            let _drained = rustix::io::read(&port.line.drained, &mut counter);
+            let _drained = rustix::io::read(&*port.line.drained, &mut counter);
             port.rewatch(events, &end);
         };
-        events.add(
-            self.line.drained.as_fd(),
-            Interest::Readable,
-            Arc::new(drained),
-        )?;
+        let fd = Arc::clone(&self.line.drained);
+        events.add(fd, Interest::Readable, Arc::new(drained))?;
         self.rewatch(events, &on_end);
         Ok(())
     }
@@ -188,11 +185,7 @@ impl SerialPort {
             events.remove(token);
         }
         let client = self.line.lock().clone();
-        let Some(source) = client
-            .as_ref()
-            .map(|client| client.as_fd())
-            .or(input.source.as_ref().map(AsFd::as_fd))
-        else {
+        let Some(source) = client.or_else(|| input.source.clone()) else {
             return;
         };
         let port = Arc::clone(self);
@@ -240,7 +233,7 @@ impl SerialPort {
                 rustix::net::recv(client, typed.as_mut_slice(), RecvFlags::DONTWAIT)
                     .map(|(read, _)| read)
             }
-            (None, Some(source)) => rustix::io::read(source, typed.as_mut_slice()),
+            (None, Some(source)) => rustix::io::read(&**source, typed.as_mut_slice()),
             (None, None) => Ok(0),
         };
         match result {
@@ -272,7 +265,7 @@ impl SerialPort {
     fn accept(&self) {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = &input.source
-            && let Ok(client) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC)
+            && let Ok(client) = rustix::net::accept_with(&**listener, SocketFlags::CLOEXEC)
         {
             *self.line.lock() = Some(Arc::new(client));
         }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -61,7 +61,7 @@ struct Clients {
 
 #[derive(Debug)]
 struct Client {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     connection: Connection,
     reading: Reading,
     registration: Option<(Token, Interest)>,
@@ -108,7 +108,7 @@ impl Server {
             let accept = move |_: &EventLoop| shared.accept(&fd);
             self.shared
                 .events
-                .add(listener.as_fd(), Interest::Readable, Arc::new(accept))?;
+                .add(listener, Interest::Readable, Arc::new(accept))?;
         }
         let shared = Arc::clone(&self.shared);
         thread::Builder::new()
@@ -200,7 +200,7 @@ impl Shared {
         clients.next += 1;
         let id = ClientId(clients.next);
         let client = Client {
-            socket,
+            socket: Arc::new(socket),
             connection: Connection::new(),
             reading: Reading::Open,
             registration: None,
@@ -279,9 +279,8 @@ impl Shared {
             (None, Some(interest)) => {
                 let shared = Arc::clone(self);
                 let ready = move |_: &EventLoop| shared.ready(id);
-                let added = self
-                    .events
-                    .add(client.socket.as_fd(), interest, Arc::new(ready));
+                let socket = Arc::clone(&client.socket);
+                let added = self.events.add(socket, interest, Arc::new(ready));
                 added.map(|token| Some((token, interest)))
             }
         };

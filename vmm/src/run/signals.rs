@@ -1,7 +1,6 @@
 //! SIGTERM, SIGINT and SIGHUP end the machine in order: they are blocked in all threads and read from a descriptor.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -12,7 +11,7 @@ use crate::event_loop::{EventLoop, Interest};
 
 #[derive(Debug)]
 pub(super) struct Signals {
-    fd: Arc<Mutex<SignalFd>>,
+    fd: Arc<SignalFd>,
 }
 
 /// Blocks the signals in this thread and those that it starts from now on.
@@ -23,9 +22,7 @@ pub(super) fn block() -> io::Result<Signals> {
         .for_each(|signal| set.add(signal));
     set.thread_block()?;
     let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    Ok(Signals {
-        fd: Arc::new(Mutex::new(fd)),
-    })
+    Ok(Signals { fd: Arc::new(fd) })
 }
 
 impl Signals {
@@ -37,20 +34,16 @@ impl Signals {
     ) -> io::Result<()> {
         let fd = Arc::clone(&self.fd);
         let ready = move |events: &EventLoop| {
-            let read = fd
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .read_signal();
-            if let Ok(Some(signal)) = read {
+            if let Ok(Some(signal)) = fd.read_signal() {
                 let number = i32::try_from(signal.ssi_signo).unwrap_or(i32::MAX);
                 *ended.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some(ExitReason::Signal(number));
                 events.stop();
             }
         };
-        let watched = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = Arc::clone(&self.fd);
         events
-            .add(watched.as_fd(), Interest::Readable, Arc::new(ready))
+            .add(watched, Interest::Readable, Arc::new(ready))
             .map(drop)
     }
 }

@@ -18,6 +18,7 @@
 mod bar_access;
 mod inspect;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -84,11 +85,6 @@ impl VfioUserFunction {
         })
     }
 
-    /// Readable when [`Self::service`] must be called.
-    pub fn poll_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.client.poll_fd()
-    }
-
     /// Serves the server's requests and notices when it is gone. False once the device is lost: take the descriptor out
     /// of the event loop.
     pub fn service(&self) -> bool {
@@ -98,7 +94,7 @@ impl VfioUserFunction {
         served.is_ok()
     }
 
-    /// From now on a thread that does nothing else calls [`Self::service`] whenever [`Self::poll_fd`] is readable: it looks
+    /// From now on a thread that does nothing else calls [`Self::service`] whenever its descriptor is readable: it looks
     /// for accesses that are late, which then need no timers of their own.
     pub fn is_watched(&self) {
         if let Err(error) = self.client.rely_on_service() {
@@ -368,6 +364,13 @@ impl PciFunction for VfioUserFunction {
             );
         }
         self.notice_loss();
+    }
+}
+
+/// Readable when [`VfioUserFunction::service`] must be called.
+impl AsFd for VfioUserFunction {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.poll_fd()
     }
 }
 

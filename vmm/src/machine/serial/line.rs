@@ -15,7 +15,7 @@ pub(super) struct Line {
     /// The client of a socket port.
     pub(super) client: Mutex<Option<Arc<OwnedFd>>>,
     /// Set when the receive buffer has run empty.
-    pub(super) drained: OwnedFd,
+    pub(super) drained: Arc<OwnedFd>,
     started: Instant,
     first_byte: Once,
 }
@@ -54,7 +54,7 @@ impl Line {
         let drained = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Arc::new(Line {
             client: Mutex::new(None),
-            drained,
+            drained: Arc::new(drained),
             started,
             first_byte: Once::new(),
         }))
@@ -78,7 +78,7 @@ impl SerialEvents for Line {
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        let _woken = rustix::io::write(&self.drained, &1u64.to_ne_bytes());
+        let _woken = rustix::io::write(&*self.drained, &1u64.to_ne_bytes());
     }
 }
 
