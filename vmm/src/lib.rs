@@ -13,6 +13,7 @@ pub mod kvm;
 pub mod memory;
 pub mod address_space;
 pub mod event_loop;
+pub mod threads;
 pub mod cli;
 pub mod config;
 pub mod one_line;

@@ -11,7 +11,6 @@ mod inherited;
 mod signals;
 mod stages;
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +28,7 @@ use crate::qmp::commands::Context;
 use crate::qmp::events::{Event, ShutdownCause};
 use crate::qmp::machine::RunControl;
 use crate::qmp::server::{CommandQueues, Server};
+use crate::threads::Threads;
 
 use self::board::Board;
 pub use self::inherited::{InheritError, Inherited};
@@ -134,29 +134,38 @@ pub fn run_machine(config: &Config, mut inherited: Inherited) -> Result<ExitReas
     let stages = Stages::start();
     // 1. Signals, before any thread exists that would not have them blocked.
     let signals = signals::block().map_err(io("Prepare for signals"))?;
-    // 2. The board: memory, chips, PCI, serial ports, and the devices, which tell the operator what becomes of them.
+    // 2. The board: memory, chips, PCI, serial ports. From here on the operator's terminal belongs to the guest.
+    let threads = Threads::held(None);
     let (qmp, commands) = Server::new().map_err(io("Prepare for QMP"))?;
     let listeners = std::mem::take(&mut inherited.qmp);
-    let mut board = Board::build(config, inherited, &qmp, &stages)?;
-    // 3. What the first vCPU needs, and the first state of everything that firmware would set.
+    let sockets = std::mem::take(&mut inherited.devices);
+    let mut board = Board::build(config, inherited, &qmp, &threads, &stages)?;
+    // 3. What serves the operator. All threads exist now; none reads a peer's byte before all are confined.
+    let mut service = Service {
+        no_reboot: config.no_reboot,
+        ended: Arc::default(),
+        qmp,
+    };
+    service.start(config, &board, &threads, commands)?;
+    threads
+        .confine(Arc::new(|_| Ok(())))
+        .map_err(io("Confine the threads"))?;
+    // 4. The devices, which tell the operator what becomes of them.
+    board.devices.attach(config, sockets)?;
+    stages.reached("devices-attached");
+    // 5. What the first vCPU needs, and the first state of everything that firmware would set.
     let processors = Arc::clone(&board.vcpus);
     board.power_on(&processors.hold())?;
     stages.reached("kernel-loaded");
-    // 4. The event loop's sources. From here on the operator's terminal belongs to the guest.
-    let ended = Arc::new(Mutex::new(None));
-    board.watch(&signals, &ended)?;
-    // 5. The operator may command; the guest runs.
-    let mut service = Service {
-        no_reboot: config.no_reboot,
-        ended,
-        qmp,
-    };
-    service.start(config, &board, listeners, commands)?;
+    // 6. The event loop's sources; the operator may command; the guest runs.
+    board.watch(&signals, &service.ended)?;
+    let listening = service.qmp.listen(listeners);
+    listening.map_err(io("Listen to QMP clients"))?;
     processors.hold().resume();
     stages.reached("guest-started");
     let outcome = service.run(&mut board);
     stages.reached("guest-ended");
-    // 6. Nothing runs any more, then devices are let go, then memory.
+    // 7. Nothing runs any more, then devices are let go, then memory.
     let stopped = processors.shut_down();
     service.tell_end(&outcome);
     board.devices.release();
@@ -205,7 +214,7 @@ impl Service {
         &self,
         config: &Config,
         board: &Board,
-        listeners: Vec<OwnedFd>,
+        threads: &Threads,
         commands: CommandQueues,
     ) -> Result<(), RunError> {
         let control = Arc::new(Control {
@@ -224,7 +233,7 @@ impl Service {
         };
         board
             .devices
-            .start(Box::new(stop))
+            .start(threads, Box::new(stop))
             .map_err(io("Start the hot-plug thread"))?;
         let inventory = Parts {
             name: config.name.clone(),
@@ -239,7 +248,7 @@ impl Service {
             devices: board.devices.operator(),
         };
         self.qmp
-            .start(listeners, commands, context)
+            .start(threads, commands, context)
             .map_err(io("Start the QMP server"))
     }
 

@@ -19,7 +19,7 @@ use crate::config::{ConfigError, DeviceConfig};
 use crate::one_line::one_line;
 use crate::pci::HotPlugError;
 use crate::qmp::errors::QmpError;
-use crate::vfio_user::{self, AttachError, VfioUserFunction};
+use crate::vfio_user::{AttachError, VfioUserFunction};
 
 /// Why a device was not added.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +151,7 @@ impl Devices {
         let socket = supervisor
             .attach(&common.id, target)
             .map_err(|source| AddError::Supervisor { id: id(), source })?;
-        Ok(vfio_user::attach(socket, common, &self.machine.services)?)
+        Ok(self.machine.attacher.attach(socket, common)?)
     }
 
     fn place(

@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::Instant;
 
+use super::attacher::Attacher;
 use super::ready::Watched;
+use super::releases::{self, Releases};
 use super::slots::Slots;
 use super::supervisor::Supervisor;
 use super::worker::{self, Job};
@@ -20,7 +21,8 @@ use crate::event_loop::{EventLoop, Handler, Interest, Source, Token};
 use crate::kvm::MemoryFaultHandler;
 use crate::pci::{PciError, PciHost};
 use crate::qmp::events::Event;
-use crate::vfio_user::{self, AttachError, VfioUserFunction, VmServices};
+use crate::threads::{Kind, Threads};
+use crate::vfio_user::{AttachError, VfioUserFunction, VmServices};
 
 /// A device of the command line cannot be attached.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,8 @@ pub struct Machine {
     pub services: VmServices,
     /// Who waits for their connections: [`watch_connections`].
     pub events: Arc<EventLoop>,
+    /// Who attaches them.
+    pub attacher: Attacher,
     /// Who has device servers; without one nothing can be added.
     pub supervisor: Option<Supervisor>,
     /// Tells the operator.
@@ -61,18 +65,17 @@ pub struct Machine {
 
 /// Starts a thread for the connections of devices. It looks whether accesses are late, so it must never wait for one; the
 /// machine's own event loop does, in a guest reset.
-pub fn watch_connections() -> io::Result<Arc<EventLoop>> {
+pub fn watch_connections(threads: &Threads) -> io::Result<Arc<EventLoop>> {
     let events = Arc::new(EventLoop::new()?);
     let watched = Arc::clone(&events);
-    thread::Builder::new()
-        .name("connections".to_owned())
-        .spawn(move || {
-            if let Err(error) = watched.run() {
-                // Without it an access could wait for ever.
-                tracing::error!(%error, "the connections of devices cannot be watched any more");
-                std::process::abort();
-            }
-        })?;
+    let body = move || {
+        if let Err(error) = watched.run() {
+            // Without it an access could wait for ever.
+            tracing::error!(%error, "the connections of devices cannot be watched any more");
+            std::process::abort();
+        }
+    };
+    threads.start(Kind::Connections, "connections", body)?;
     Ok(events)
 }
 
@@ -85,8 +88,9 @@ pub struct Devices {
     /// Ids of root ports: taken, and no devices.
     ports: Vec<String>,
     table: Mutex<BTreeMap<String, Entry>>,
-    /// The worker's end of `jobs`, until it starts.
-    waiting: Mutex<Option<Receiver<Job>>>,
+    pub(super) releases: Releases,
+    /// The threads' ends of `jobs` and `releases`, until they start.
+    waiting: Mutex<Option<(Receiver<Job>, releases::Waiting)>>,
 }
 
 /// How far a device is.
@@ -130,12 +134,8 @@ impl Entry {
 }
 
 impl Devices {
-    /// Root ports first, whatever the order of the command line: a device may come before its bus.
-    pub fn attach(
-        config: &Config,
-        mut sockets: Vec<(String, OwnedFd)>,
-        machine: Machine,
-    ) -> Result<Arc<Devices>, DeviceError> {
+    /// None yet, but the root ports, whatever their place on the command line: a device may come before its bus.
+    pub fn new(config: &Config, machine: Machine) -> Result<Arc<Devices>, DeviceError> {
         let mut ports = Vec::new();
         for device in &config.devices {
             if let DeviceConfig::RootPort(port) = device {
@@ -148,14 +148,24 @@ impl Devices {
             vm: Arc::clone(&machine.services.vm),
             jobs: jobs.clone(),
         }));
-        let devices = Arc::new(Devices {
+        let (releases, to_release) = releases::queue();
+        Ok(Arc::new(Devices {
             machine,
             jobs,
             stop: OnceLock::new(),
             ports,
             table: Mutex::default(),
-            waiting: Mutex::new(Some(waiting)),
-        });
+            releases,
+            waiting: Mutex::new(Some((waiting, to_release))),
+        }))
+    }
+
+    /// Attaches the devices of the command line.
+    pub fn attach(
+        self: &Arc<Self>,
+        config: &Config,
+        mut sockets: Vec<(String, OwnedFd)>,
+    ) -> Result<(), DeviceError> {
         for device in config
             .devices
             .iter()
@@ -164,12 +174,12 @@ impl Devices {
             let index = sockets.iter().position(|(id, _)| id == device.id());
             let no_socket = || DeviceError::NoSocket(device.id().to_owned());
             let (_, socket) = sockets.swap_remove(index.ok_or_else(no_socket)?);
-            if let Err(error) = devices.attach_at_start(socket, device) {
-                devices.release();
+            if let Err(error) = self.attach_at_start(socket, device) {
+                self.release();
                 return Err(error);
             }
         }
-        Ok(devices)
+        Ok(())
     }
 
     fn attach_at_start(
@@ -180,7 +190,7 @@ impl Devices {
         let Some(common) = device.vfio() else {
             return Ok(());
         };
-        let function = vfio_user::attach(socket, common, &self.machine.services)?;
+        let function = self.machine.attacher.attach(socket, common)?;
         let mut entry = Entry::new(device.clone());
         entry.function = Some(Arc::clone(&function));
         self.table().insert(common.id.clone(), entry);
@@ -194,9 +204,13 @@ impl Devices {
         Ok(())
     }
 
-    /// Starts the thread that carries out what slots decide. `stop` stops the processors.
-    pub fn start(self: &Arc<Self>, stop: Box<dyn Fn() + Send + Sync>) -> io::Result<()> {
-        let Some(waiting) = self
+    /// Starts the threads that carry out what slots decide. `stop` stops the processors.
+    pub fn start(
+        self: &Arc<Self>,
+        threads: &Threads,
+        stop: Box<dyn Fn() + Send + Sync>,
+    ) -> io::Result<()> {
+        let Some((jobs, to_release)) = self
             .waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -205,11 +219,10 @@ impl Devices {
             return Ok(());
         };
         let _first = self.stop.set(stop);
+        releases::start(threads, self, to_release)?;
         let devices = Arc::clone(self);
-        thread::Builder::new()
-            .name("hot-plug".to_owned())
-            .spawn(move || worker::run(&devices, &waiting))
-            .map(drop)
+        let body = move || worker::run(&devices, &jobs);
+        threads.start(Kind::HotPlug, "hot-plug", body).map(drop)
     }
 
     /// Lets all devices go: the machine ends.

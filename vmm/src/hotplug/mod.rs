@@ -5,7 +5,9 @@
 //! | `devices` | which devices are there, in which state; who is asked about them |
 //! | `add` | how `device_add` makes a device, and what is undone when a step fails |
 //! | `remove` | how a device leaves: asked for, taken, or lost |
-//! | `worker` | who does what slots decide: releases and timers, never on a vCPU's thread |
+//! | `worker` | who does what slots decide, and keeps their timers, never on a vCPU's thread |
+//! | `attacher` | on which thread devices are attached |
+//! | `releases` | on which threads devices are let go |
 //! | `supervisor` | how the supervisor is asked for a device server and told to end one |
 //! | `slots` | how a slot's interrupts reach the guest |
 //! | `ready` | when the guest has turned a device on |
@@ -19,8 +21,11 @@ mod add;
 mod remove;
 mod report;
 mod worker;
+mod releases;
+mod attacher;
 mod slots;
 mod ready;
 pub mod supervisor;
 
+pub use attacher::Attacher;
 pub use devices::{DeviceError, Devices, Machine, watch_connections};

@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use protocol::supervisor::{ControlError, ControlSocket, Received, Reply, Request, Target};
 use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::threads::{Kind, Threads};
 
 /// From an attach to its answer. Source: the supervisor gives a device server 75 s to be ready.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(80);
@@ -54,7 +55,7 @@ type Answer = (Reply, Option<OwnedFd>);
 
 impl Supervisor {
     /// Starts the thread that receives replies. It lives as long as the process.
-    pub fn start(socket: OwnedFd) -> io::Result<Supervisor> {
+    pub fn start(threads: &Threads, socket: OwnedFd) -> io::Result<Supervisor> {
         let supervisor = Supervisor {
             socket: Arc::new(ControlSocket::from(socket)),
             waiting: Arc::default(),
@@ -63,9 +64,8 @@ impl Supervisor {
             Arc::clone(&supervisor.socket),
             Arc::clone(&supervisor.waiting),
         );
-        thread::Builder::new()
-            .name("supervisor".to_owned())
-            .spawn(move || receive(&socket, &waiting))?;
+        let body = move || receive(&socket, &waiting);
+        threads.start(Kind::Supervisor, "supervisor", body)?;
         Ok(supervisor)
     }
 

@@ -1,11 +1,8 @@
-//! One thread that does what slots decide, and keeps their timers. Releases may take seconds, so each gets its own thread.
-//!
-//! Limits: as many releases at once as there are devices.
+//! One thread that does what slots decide, and keeps their timers. Releases may take long: `releases` has threads for them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::devices::Devices;
@@ -82,14 +79,8 @@ fn take(devices: &Arc<Devices>, job: Job, timers: &mut BTreeMap<String, Instant>
 
 fn release(devices: &Arc<Devices>, port: &str) {
     for id in devices.machine.pci.devices_behind(port) {
-        let (own, device) = (Arc::clone(devices), id.clone());
-        let started = thread::Builder::new()
-            .name(format!("release-{id}"))
-            .spawn(move || own.release_device(&device));
-        if let Err(error) = started {
-            tracing::warn!(%error, device = id, "no thread for a release; others wait for it");
-            devices.release_device(&id);
-        }
+        // The threads live as long as the machine.
+        let _taken = devices.releases.send(id);
     }
 }
 

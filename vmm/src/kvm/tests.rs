@@ -135,6 +135,7 @@ pub(super) fn guest(code: &[u8]) -> Option<Guest> {
             faults: Arc::new(NoFaults),
             on_fatal,
         },
+        &crate::threads::Threads::free(),
     )
     .unwrap();
     let guest = Guest {

@@ -19,6 +19,7 @@ use super::error::KvmError;
 use super::exit::{FatalExit, MemoryFaultHandler, Outcome, run_once};
 use super::vcpu::Vcpu;
 use crate::address_space::AddressSpaces;
+use crate::threads::{Kind, Threads};
 
 #[cfg(test)]
 mod tests;
@@ -43,7 +44,7 @@ pub struct VcpuContext {
 pub struct VcpuSet {
     vcpus: Vec<Arc<Mutex<Vcpu>>>,
     threads: Vec<JoinHandle<()>>,
-    /// As the kernel numbers the threads.
+    /// As the host numbers the threads.
     ids: Vec<i32>,
     control: Arc<Control>,
 }
@@ -70,7 +71,11 @@ enum Order {
 
 impl VcpuSet {
     /// Starts one thread per vCPU; they wait for [`VcpuSet::resume`].
-    pub fn start(vcpus: Vec<Vcpu>, context: VcpuContext) -> Result<VcpuSet, KvmError> {
+    pub fn start(
+        vcpus: Vec<Vcpu>,
+        context: VcpuContext,
+        threads: &Threads,
+    ) -> Result<VcpuSet, KvmError> {
         let failed = |step| move |source| KvmError::Call { step, source };
         register_signal_handler(SIGRTMIN(), ignore_kick).map_err(|errno| {
             failed("Install the kick signal")(io::Error::from_raw_os_error(errno.errno()))
@@ -95,22 +100,17 @@ impl VcpuSet {
             let vcpu = Arc::new(Mutex::new(vcpu));
             set.vcpus.push(Arc::clone(&vcpu));
             let (control, context) = (Arc::clone(&set.control), Arc::clone(&context));
-            let (tell_id, id) = std::sync::mpsc::channel();
-            let thread = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || {
-                    // Nobody listens only if nobody is there any more.
-                    let _told = tell_id.send(rustix::thread::gettid().as_raw_nonzero().get());
-                    run_thread(index, &vcpu, &control, &context);
-                })
+            let body = move || run_thread(index, &vcpu, &control, &context);
+            let started = threads
+                .start(Kind::Vcpu, &name, body)
                 .map_err(failed("Start a vCPU thread"))?;
-            set.threads.push(thread);
-            set.ids.push(id.recv().unwrap_or_default());
+            set.threads.push(started.handle);
+            set.ids.push(started.id);
         }
         Ok(set)
     }
 
-    /// The threads, lowest vCPU first, as the kernel numbers them.
+    /// The threads, lowest vCPU first, as the host numbers them.
     pub fn thread_ids(&self) -> Vec<i32> {
         self.ids.clone()
     }

@@ -23,6 +23,7 @@ use super::connection::Connection;
 use super::envelope::Request;
 use super::events::Event;
 use crate::event_loop::{EventLoop, Interest, Token};
+use crate::threads::{Kind, Threads};
 
 #[cfg(test)]
 mod tests;
@@ -95,13 +96,30 @@ impl Server {
         ))
     }
 
-    /// Takes clients on these listening sockets and runs their commands. The threads live as long as the process.
+    /// Starts the threads that serve clients and run their commands. They live as long as the process.
     pub fn start(
         &self,
-        listeners: Vec<OwnedFd>,
+        threads: &Threads,
         queues: CommandQueues,
         context: Context,
     ) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let serve = move || {
+            if let Err(error) = shared.events.run() {
+                tracing::error!(%error, "QMP clients are served no longer");
+            }
+        };
+        threads.start(Kind::Qmp, "qmp", serve)?;
+        for (name, queue) in [("qmp-commands", queues.quick), ("qmp-devices", queues.slow)] {
+            let (shared, context) = (Arc::clone(&self.shared), context.clone());
+            let run = move || shared.run_commands(&queue, &context);
+            threads.start(Kind::QmpCommands, name, run)?;
+        }
+        Ok(())
+    }
+
+    /// Takes clients on these listening sockets.
+    pub fn listen(&self, listeners: Vec<OwnedFd>) -> io::Result<()> {
         for listener in listeners {
             let listener = Arc::new(listener);
             let (shared, fd) = (Arc::clone(&self.shared), Arc::clone(&listener));
@@ -109,16 +127,6 @@ impl Server {
             self.shared
                 .events
                 .add(listener, Interest::Readable, Arc::new(accept))?;
-        }
-        let shared = Arc::clone(&self.shared);
-        thread::Builder::new()
-            .name("qmp".to_owned())
-            .spawn(move || shared.events.run())?;
-        for (name, queue) in [("qmp-commands", queues.quick), ("qmp-devices", queues.slow)] {
-            let (shared, context) = (Arc::clone(&self.shared), context.clone());
-            thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || shared.run_commands(&queue, &context))?;
         }
         Ok(())
     }

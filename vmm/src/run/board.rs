@@ -12,7 +12,7 @@ use crate::address_space::AddressSpaces;
 use crate::config::Config;
 use crate::event_loop::EventLoop;
 use crate::hotplug::supervisor::Supervisor;
-use crate::hotplug::{Devices, Machine, watch_connections};
+use crate::hotplug::{Attacher, Devices, Machine, watch_connections};
 use crate::kvm::vcpu_set::VcpuContext;
 use crate::kvm::{Vcpu, VcpuSet, Vm};
 use crate::machine::boot::{BootError, BootFiles, Images};
@@ -23,6 +23,7 @@ use crate::memory::layout::{self, GuestLayout};
 use crate::memory::ram::GuestRam;
 use crate::pci::{PciHost, PciWindows};
 use crate::qmp::server::Server;
+use crate::threads::Threads;
 use crate::vfio_user::VmServices;
 
 /// A machine that is built and not running.
@@ -47,6 +48,7 @@ impl Board {
         config: &Config,
         inherited: Inherited,
         qmp: &Server,
+        threads: &Threads,
         stages: &Stages,
     ) -> Result<Board, RunError> {
         // 1. The virtual machine and its memory, and what it boots from.
@@ -68,7 +70,7 @@ impl Board {
         let stop = StopRequests::new().map_err(io("Create an eventfd"))?;
         let power = Power::install(&spaces.pio, &stop, sci_line(&vm))?;
         let serial = serial_ports(inherited.serial, &vm, &spaces, stages)?;
-        // 3. PCI: the host bridge, the root ports, then what sits in them.
+        // 3. PCI: the host bridge and the root ports. What sits in them is attached later.
         let windows = PciWindows {
             ecam: layout::ECAM,
             mmio32: layout::MMIO32,
@@ -78,17 +80,21 @@ impl Board {
         let pci = PciHost::new(windows, &spaces)?;
         let services = VmServices::new(&vm, &spaces, &ram, windows);
         let events = Arc::new(EventLoop::new().map_err(io("Create the event loop"))?);
-        let supervisor = inherited.control.map(Supervisor::start).transpose();
+        let supervisor = inherited
+            .control
+            .map(|socket| Supervisor::start(threads, socket))
+            .transpose();
+        let attacher = Attacher::start(threads, services.clone());
         let qmp = qmp.clone();
         let machine = Machine {
             pci: Arc::clone(&pci),
             services,
-            events: watch_connections().map_err(io("Watch connections"))?,
+            events: watch_connections(threads).map_err(io("Watch connections"))?,
+            attacher: attacher.map_err(io("Start the thread that attaches devices"))?,
             supervisor: supervisor.map_err(io("Listen to the supervisor"))?,
             tell: Box::new(move |event| qmp.send(event)),
         };
-        let devices = Devices::attach(config, inherited.devices, machine)?;
-        stages.reached("devices-attached");
+        let devices = Devices::new(config, machine)?;
         // 4. The vCPUs, stopped.
         let vcpus = vcpus(config.cpus, &cpuid, &vm)?;
         let fatal = Arc::clone(&stop);
@@ -97,7 +103,7 @@ impl Board {
             faults: Arc::clone(&devices) as _,
             on_fatal: Box::new(move |exit| fatal.request(StopRequest::Fatal(exit))),
         };
-        let vcpus = Arc::new(Processors::new(VcpuSet::start(vcpus, context)?));
+        let vcpus = Arc::new(Processors::new(VcpuSet::start(vcpus, context, threads)?));
         // 5. What is loaded at every power-on.
         let board = acpi::Board {
             cpus: config.cpus,

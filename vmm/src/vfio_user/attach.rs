@@ -52,6 +52,9 @@ pub enum AttachCause {
     /// A BAR area cannot be mapped.
     #[error("map its BARs (bar-mmap=off does without)")]
     Map(#[source] MapError),
+    /// Nobody is left who attaches devices.
+    #[error("the thread that attaches devices has ended; start the VM anew")]
+    NoThread,
     /// It cannot reach guest RAM.
     #[error("give it the guest's memory")]
     Dma(#[source] DmaError),

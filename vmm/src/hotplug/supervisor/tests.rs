@@ -1,4 +1,5 @@
 use std::os::fd::AsFd;
+use std::thread;
 
 use rustix::event::Timespec;
 
@@ -7,7 +8,7 @@ use super::*;
 /// A supervisor that answers the next request as it is told.
 fn pair() -> (Supervisor, ControlSocket) {
     let (theirs, ours) = ControlSocket::pair().unwrap();
-    (Supervisor::start(ours).unwrap(), theirs)
+    (Supervisor::start(&Threads::free(), ours).unwrap(), theirs)
 }
 
 fn next(socket: &ControlSocket) -> Request {

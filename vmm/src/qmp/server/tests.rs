@@ -131,7 +131,8 @@ fn serve_with(name: &str, devices: Arc<dyn Devices>) -> (Server, std::path::Path
         inventory: Arc::new(Idle),
         devices,
     };
-    server.start(vec![listener.into()], queue, context).unwrap();
+    server.start(&Threads::free(), queue, context).unwrap();
+    server.listen(vec![listener.into()]).unwrap();
     (server, path)
 }
 
