@@ -7,7 +7,7 @@ mod devices;
 mod host;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use sandbox::profile::Mode;
+use sandbox::profile::{Mode, Start};
 
 use self::devices::{DeviceArgs, SocketArgs};
 pub use self::devices::{Endpoint, ServedDevice};
@@ -79,9 +79,9 @@ pub struct VfioArgs {
     /// Serve a device that cannot be reset: what one client leaves in it reaches the next
     #[arg(long)]
     pub allow_no_reset: bool,
-    /// What to do without before a client is served: on, best-effort (what this kernel and user can) or off (debugging)
-    #[arg(long, value_name = "MODE", default_value_t = Mode::On)]
-    pub sandbox: Mode,
+    /// What it gives up before a client is served
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     /// Bytes of memory that DMA maps may pin: the guest's memory, and a little more; no limit without it
     #[arg(long, value_name = "BYTES")]
     pub max_locked_memory: Option<u64>,
@@ -91,6 +91,31 @@ pub struct VfioArgs {
     /// Inherited descriptor of /dev/vfio/GROUP, instead of opening it
     #[arg(long, value_name = "N", requires = "container_fd", value_parser = clap::value_parser!(i32).range(3..))]
     pub group_fd: Option<i32>,
+}
+
+/// How the process confines itself.
+#[derive(Debug, Clone, Args)]
+pub struct SandboxArgs {
+    /// What to do without before a client is served: on, best-effort (what this kernel and user can), inherited (a service
+    /// manager has done most: look at it and complete it) or off (debugging)
+    #[arg(long, value_name = "MODE", default_value_t = Mode::On)]
+    pub sandbox: Mode,
+    /// User and group to become, in place of one made from the process id
+    #[arg(long, value_name = "N")]
+    pub sandbox_uid: Option<u32>,
+    /// End unless this process is alone in a pid namespace, which its parent has to make
+    #[arg(long)]
+    pub sandbox_alone: bool,
+}
+
+impl From<SandboxArgs> for Start {
+    fn from(args: SandboxArgs) -> Start {
+        Start {
+            mode: args.sandbox,
+            uid: args.sandbox_uid,
+            alone: args.sandbox_alone,
+        }
+    }
 }
 
 /// Serves PCI devices to virtual machines over vfio-user

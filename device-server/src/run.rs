@@ -12,9 +12,9 @@ use protocol::limits;
 use rustix::fs::FileType;
 use sandbox::enter::{self, EnterError, Sandbox};
 use sandbox::mechanisms::{MechanismError, fds};
-use sandbox::profile::Mode;
-use sandbox::roles::Folder;
+use sandbox::profile::{Mode, Start};
 use sandbox::roles::vfio::{self, VfioDescriptors};
+use sandbox::roles::{Calls, Folder};
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
@@ -108,7 +108,8 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     }
     // 6. Filter system calls, for all threads, and let them serve: here the first byte of a client is read.
     serving.wait_until_held();
-    let enforced = sandbox.map(Sandbox::close).transpose()?;
+    let enforced = sandbox.map(|(sandbox, calls)| sandbox.close(&calls));
+    let enforced = enforced.transpose()?;
     if let Some(enforced) = enforced {
         tracing::info!(%enforced, "Sandbox");
     }
@@ -127,7 +128,7 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
 /// How a process is confined. The software test device is not: it has nothing to lose.
 #[derive(Debug, Clone, Copy)]
 struct Confinement {
-    mode: Mode,
+    start: Start,
     max_locked_memory: Option<u64>,
 }
 
@@ -135,7 +136,7 @@ impl Confinement {
     fn of(devices: &Devices) -> Option<Confinement> {
         match devices {
             Devices::Vfio { options, .. } => Some(Confinement {
-                mode: options.sandbox,
+                start: options.sandbox.clone().into(),
                 max_locked_memory: options.max_locked_memory,
             }),
             Devices::Test { .. } => None,
@@ -147,11 +148,11 @@ impl Confinement {
 fn confine(
     confinement: Option<Confinement>,
     served: &[Served],
-) -> Result<Option<Sandbox>, RunError> {
+) -> Result<Option<(Sandbox, Calls)>, RunError> {
     let Some(confinement) = confinement else {
         return Ok(None);
     };
-    if confinement.mode == Mode::Off {
+    if confinement.start.mode == Mode::Off {
         tracing::warn!("The sandbox is off: whoever takes over this process has all it has");
     }
     let open = fds::open_descriptors()?;
@@ -192,7 +193,8 @@ fn confine(
         confinement.max_locked_memory,
         folders,
     );
-    Ok(Some(enter::leave_host(role, confinement.mode)?))
+    let sandbox = enter::leave_host(&role.power, confinement.start)?;
+    Ok(Some((sandbox, role.calls)))
 }
 
 /// A device that is open, how it is served, and where.

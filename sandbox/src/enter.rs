@@ -2,15 +2,16 @@
 //!
 //! Two steps, because threads are needed and starting them is forbidden afterwards: `leave_host` while there is one
 //! thread, before any peer's byte is read; then the threads are started and held back; `close` filters system calls
-//! for all of them, and they go.
+//! for all of them, or each is filtered with the table of its kind, and they go.
 
 use std::os::fd::AsFd;
 
+use crate::mechanisms::seccomp::Filter;
 use crate::mechanisms::{
-    MechanismError, capabilities, identity, landlock, namespaces, rlimits, root, seccomp,
+    MechanismError, capabilities, identity, inherited, landlock, namespaces, rlimits, root,
 };
-use crate::profile::{Enforced, Mode};
-use crate::roles::Role;
+use crate::profile::{Enforced, Mode, Start};
+use crate::roles::{Calls, Power};
 
 /// Why the sandbox could not be entered.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,7 @@ pub struct EnterError {
 /// A sandbox that is half entered.
 #[derive(Debug)]
 pub struct Sandbox {
-    role: Role,
+    role: &'static str,
     mode: Mode,
     enforced: Enforced,
 }
@@ -40,61 +41,100 @@ pub struct Sandbox {
 /// 5. the user, which gives up privilege in the host; the death signal that this loses is armed again;
 /// 6. all capabilities, and whatever exec could bring back;
 /// 7. Landlock, which needs 6 if this process is not privileged.
-pub fn leave_host(role: Role, mode: Mode) -> Result<Sandbox, EnterError> {
+///
+/// A process that a service manager has confined has 2 to 5 behind it: they are looked at instead.
+pub fn leave_host(power: &Power, start: Start) -> Result<Sandbox, EnterError> {
     let mut sandbox = Sandbox {
-        role,
-        mode,
+        role: power.role,
+        mode: start.mode,
         enforced: Enforced::default(),
     };
-    if mode == Mode::Off {
+    if start.mode == Mode::Off {
         return Ok(sandbox);
     }
-    let privileged = capabilities::privileged();
     // 1.
-    let limits = rlimits::apply(&sandbox.role.limits);
-    sandbox.note("limits", limits)?;
-    // 2.
-    let uid = identity::own_uid();
-    if privileged {
-        sandbox.note(
-            "bounding set",
-            capabilities::drop_bounding().map(|()| "empty".to_owned()),
-        )?;
-    }
-    // 3.
-    let left = namespaces::leave(privileged);
-    let own_mounts = left.is_ok();
-    sandbox.note("namespaces", left)?;
-    // 4.
-    if own_mounts {
-        sandbox.note("root", root::empty())?;
-    }
-    // 5. Without privilege it is the operator's user already, alone in its user namespace.
-    if privileged && sandbox.role.folders.is_empty() {
-        sandbox.note("identity", uid.and_then(identity::become_uid))?;
+    sandbox.note("limits", rlimits::apply(&power.limits))?;
+    // 2. to 5.
+    if start.mode == Mode::Inherited {
+        for (mechanism, found) in inherited::find() {
+            sandbox.note(mechanism, found)?;
+        }
+    } else {
+        sandbox.leave_namespaces(power, start)?;
     }
     // 6.
     sandbox.note("capabilities", capabilities::drop_all())?;
     sandbox.note("privileges", capabilities::no_new_privileges())?;
     // 7.
-    let folders: Vec<_> = sandbox
-        .role
+    let folders: Vec<_> = power
         .folders
         .iter()
         .map(|folder| folder.fd.as_fd())
         .collect();
-    let landlock = landlock::apply(&folders);
-    sandbox.note("landlock", landlock)?;
+    sandbox.note("landlock", landlock::apply(&folders))?;
     Ok(sandbox)
 }
 
 impl Sandbox {
-    /// Filters system calls, for every thread. Nothing else can be given up after this.
-    pub fn close(mut self) -> Result<Enforced, EnterError> {
-        if self.mode != Mode::Off {
-            let seccomp = seccomp::apply(&self.role.rules, &self.role.refused);
-            self.note("seccomp", seccomp)?;
+    /// Steps 2 to 5 of `leave_host`.
+    fn leave_namespaces(&mut self, power: &Power, start: Start) -> Result<(), EnterError> {
+        let privileged = capabilities::privileged();
+        // 2.
+        let uid = start.uid.map_or_else(identity::own_uid, Ok);
+        if privileged {
+            let bounding = capabilities::drop_bounding().map(|()| "empty".to_owned());
+            self.note("bounding set", bounding)?;
         }
+        // 3. The pid namespace is the parent's to give.
+        if start.alone {
+            self.note("pid namespace", namespaces::alone())?;
+        }
+        let mut own_mounts = false;
+        if !privileged {
+            self.note("user namespace", namespaces::leave_user())?;
+        }
+        for kind in namespaces::KINDS {
+            let left = kind.leave();
+            own_mounts |= kind.holds_mounts() && left.is_ok();
+            self.note(kind.name, left)?;
+        }
+        // 4.
+        if own_mounts {
+            self.note("root", root::empty())?;
+        }
+        // 5. Without privilege it is the operator's user already, alone in its user namespace.
+        if privileged && power.folders.is_empty() {
+            self.note("identity", uid.and_then(identity::become_uid))?;
+        }
+        Ok(())
+    }
+
+    /// Filters system calls, for every thread. Nothing else can be given up after this.
+    pub fn close(mut self, calls: &Calls) -> Result<Enforced, EnterError> {
+        if self.mode != Mode::Off {
+            let filter = Filter::new(&calls.rules, &calls.refused);
+            let filtered = filter.and_then(|filter| filter.apply_to_process());
+            self.note("seccomp", filtered)?;
+        }
+        Ok(self.enforced)
+    }
+
+    /// Whether threads are to be filtered at all.
+    pub fn filters(&self) -> bool {
+        self.mode != Mode::Off
+    }
+
+    /// What is in force where no thread is filtered.
+    pub fn unfiltered(self) -> Enforced {
+        self.enforced
+    }
+
+    /// Tells how filtering thread by thread went.
+    pub fn filtered(
+        mut self,
+        result: Result<String, MechanismError>,
+    ) -> Result<Enforced, EnterError> {
+        self.note("seccomp", result)?;
         Ok(self.enforced)
     }
 
@@ -110,7 +150,7 @@ impl Sandbox {
             }
             Err(source) => {
                 return Err(EnterError {
-                    role: self.role.name,
+                    role: self.role,
                     mechanism,
                     source,
                 });

@@ -4,29 +4,33 @@
 //! and nothing else of this process. Standard input and output are /dev/null and standard error is inherited,
 //! unless they are listed. The child is killed when the thread that spawned it ends (PR_SET_PDEATHSIG): spawn from
 //! a thread that lives as long as the children may, in practice the main thread.
-//! Not here: namespaces, limits and filters.
+//! A pid namespace and a cgroup can only be given at birth, so they are given here; everything else a child does for itself
+//! (`enter`).
 //! Limits: `MAX_FD_NUMBER` as the highest target; `EXEC_DEADLINE` from clone to exec.
+
+mod process;
+
+pub use self::process::{ChildProcess, Ending};
+pub use crate::sys::PidNamespace;
 
 use std::ffi::{CString, OsString, c_char, c_uint};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::PidfdFlags;
 
-use crate::sys::{self, ExecPlan, Step};
+use self::process::wait_readable;
+use crate::sys::{self, ExecPlan, Step, UserMaps};
 
 /// Highest number a descriptor can be placed at. The soft limit of open files is 1024 almost everywhere, and
 /// the child copies its list once above the highest target.
 pub const MAX_FD_NUMBER: RawFd = 400;
 /// How long a child may take from clone to exec. Loading a program from a dead network mount is what can hang.
 const EXEC_DEADLINE: Duration = Duration::from_secs(10);
-/// How long `ChildProcess::drop` waits for a killed child.
-const KILL_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One descriptor for the child.
 #[derive(Debug)]
@@ -50,8 +54,14 @@ pub struct Child {
     pub fds: Vec<ChildFd>,
     /// Whether it leaves this session, so that signals from the terminal do not reach it.
     pub new_session: bool,
-    /// Whether it sees no process but itself. Needs privilege.
-    pub new_pid_namespace: bool,
+    /// Which processes it sees.
+    pub pid_namespace: PidNamespace,
+    /// Whether it may start without that namespace where the kernel refuses one.
+    pub best_effort: bool,
+    /// The control group it starts in: an open folder of a cgroup v2 hierarchy.
+    pub cgroup: Option<OwnedFd>,
+    /// What this process keeps open for as long as it has the child's `ChildProcess`.
+    pub held: Vec<OwnedFd>,
 }
 
 /// Why a child could not be started.
@@ -72,10 +82,12 @@ pub enum PrepareError {
         number: RawFd,
     },
     /// The kernel has no process for us.
-    #[error("start a process for {program}")]
+    #[error("start a process for {program}{with}")]
     Clone {
         /// The file that was to be executed.
         program: PathBuf,
+        /// What was asked for it that not every kernel and user has.
+        with: &'static str,
         /// What the kernel answered.
         #[source]
         source: io::Error,
@@ -99,24 +111,6 @@ pub enum PrepareError {
     },
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// It returned this status.
-    Exited(i32),
-    /// This signal ended it.
-    Killed(i32),
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exited(status) => write!(f, "exit status {status}"),
-            Self::Killed(signal) => write!(f, "signal {signal}"),
-        }
-    }
-}
-
 impl Child {
     /// A child with this program and these arguments, an empty environment and no descriptors.
     pub fn new(program: impl Into<PathBuf>, args: Vec<OsString>) -> Self {
@@ -126,7 +120,10 @@ impl Child {
             environment: Vec::new(),
             fds: Vec::new(),
             new_session: false,
-            new_pid_namespace: false,
+            pid_namespace: PidNamespace::Shared,
+            best_effort: false,
+            cgroup: None,
+            held: Vec::new(),
         }
     }
 
@@ -166,10 +163,13 @@ impl Child {
             .map_err(|_| zero_byte())?;
         let (argv, envp) = (pointers(&argv), pointers(&envp));
 
+        let with = self.special_wishes();
         let failed = |source| PrepareError::Clone {
             program: self.program.clone(),
+            with,
             source,
         };
+        let maps = UserMaps::new();
         let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
             .map_err(|errno| failed(errno.into()))?;
         let (report, child_report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -189,23 +189,38 @@ impl Child {
             parent: parent.as_fd(),
             report: child_report.as_fd(),
             new_session: self.new_session,
-            new_pid_namespace: self.new_pid_namespace,
+            pid_namespace: self.pid_namespace,
+            user_maps: &maps,
+            cgroup: self.cgroup.as_ref().map(AsFd::as_fd),
         };
-        let (pid, pidfd) = sys::clone_and_exec(&mut plan).map_err(failed)?;
-        let process = ChildProcess {
-            pid,
-            pidfd,
-            ending: None,
-        };
+        let mut started = sys::clone_and_exec(&mut plan);
+        if started.is_err() && self.best_effort && self.pid_namespace != PidNamespace::Shared {
+            plan.pid_namespace = PidNamespace::Shared;
+            started = sys::clone_and_exec(&mut plan);
+        }
+        let (pid, pidfd) = started.map_err(failed)?;
+        let process = ChildProcess::new(pid, pidfd, std::mem::take(&mut self.held));
         drop(child_report);
         self.exec_result(report)?;
         Ok(process)
+    }
+
+    /// In words, for the error: which of them the kernel misses it does not say.
+    fn special_wishes(&self) -> &'static str {
+        let own = self.pid_namespace != PidNamespace::Shared;
+        match (own, self.cgroup.is_some()) {
+            (false, false) => "",
+            (true, false) => " in a pid namespace of its own",
+            (false, true) => " in its cgroup",
+            (true, true) => " in a pid namespace of its own and in its cgroup",
+        }
     }
 
     /// Standard streams that are not listed: /dev/null for input and output, this process's own for errors.
     fn complete_standard_streams(&mut self) -> Result<(), PrepareError> {
         let failed = |source| PrepareError::Clone {
             program: self.program.clone(),
+            with: "",
             source,
         };
         let mut streams = Vec::new();
@@ -257,6 +272,7 @@ impl Child {
     fn exec_result(&self, report: OwnedFd) -> Result<(), PrepareError> {
         let failed = |source| PrepareError::Clone {
             program: self.program.clone(),
+            with: "",
             source,
         };
         if !wait_readable(report.as_fd(), EXEC_DEADLINE).map_err(failed)? {
@@ -280,7 +296,7 @@ impl Child {
 }
 
 fn action(step: u8) -> &'static str {
-    const STEPS: [(Step, &str); 8] = [
+    const STEPS: [(Step, &str); 9] = [
         (Step::DeathSignal, "tie the child's life to this process"),
         (Step::ParentGone, "see this process still alive"),
         (Step::Session, "start a session"),
@@ -288,6 +304,7 @@ fn action(step: u8) -> &'static str {
         (Step::CopyFd, "copy a file descriptor"),
         (Step::PlaceFd, "place a file descriptor"),
         (Step::CloseRest, "close all other file descriptors"),
+        (Step::User, "map its user into a user namespace"),
         (Step::Exec, "execute the program"),
     ];
     STEPS
@@ -302,87 +319,4 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
         .map(|text| text.as_ptr())
         .chain(std::iter::once(std::ptr::null()))
         .collect()
-}
-
-/// Waits until the descriptor is readable (for a pidfd: until the process has ended).
-fn wait_readable(fd: BorrowedFd<'_>, patience: Duration) -> io::Result<bool> {
-    let end = Instant::now() + patience;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
-/// A running child, or one that has ended and was reaped. Dropping it kills and reaps what still runs.
-#[derive(Debug)]
-pub struct ChildProcess {
-    pid: i32,
-    pidfd: OwnedFd,
-    ending: Option<Ending>,
-}
-
-impl ChildProcess {
-    /// The process id; meaningful until the child is reaped.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Readable once the process has ended.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Reaps the child if it has ended.
-    pub fn try_wait(&mut self) -> io::Result<Option<Ending>> {
-        if self.ending.is_none() {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;
-            self.ending =
-                status.map(
-                    |status| match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => Ending::Exited(code),
-                        (None, signal) => Ending::Killed(signal.unwrap_or_default()),
-                    },
-                );
-        }
-        Ok(self.ending)
-    }
-
-    /// Waits until the child has ended, at most `patience`, and reaps it. None: it still runs.
-    pub fn wait(&mut self, patience: Duration) -> io::Result<Option<Ending>> {
-        if self.ending.is_none() {
-            wait_readable(self.pidfd.as_fd(), patience)?;
-        }
-        self.try_wait()
-    }
-
-    /// Sends a signal; a child that has ended already is fine.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        if self.ending.is_some() {
-            return Ok(());
-        }
-        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Kills the child and reaps it, waiting at most `patience`.
-    pub fn kill(&mut self, patience: Duration) -> io::Result<Option<Ending>> {
-        self.signal(Signal::KILL)?;
-        self.wait(patience)
-    }
-}
-
-impl Drop for ChildProcess {
-    fn drop(&mut self) {
-        // Best effort: a child that cannot be killed is stuck in the kernel, and this process cannot help it.
-        let _ = self.kill(KILL_DEADLINE);
-    }
 }

@@ -1,4 +1,4 @@
-//! How much a missing mechanism matters, and what is in force in the end.
+//! How a process is confined, how much a missing mechanism matters, and what is in force in the end.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +10,21 @@ pub enum Mode {
     On,
     /// Whatever the kernel and the rights of this process allow; what is missing is said.
     BestEffort,
+    /// A service manager has confined this process: that is looked at, and completed, or there is no start.
+    Inherited,
     /// Nothing. For debugging.
     Off,
+}
+
+/// How a process begins to confine itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// What the operator wants.
+    pub mode: Mode,
+    /// The user and group to become, where the parent has chosen one; otherwise it is made from the process id.
+    pub uid: Option<u32>,
+    /// Whether the parent has made a pid namespace for this process alone.
+    pub alone: bool,
 }
 
 impl FromStr for Mode {
@@ -21,8 +34,9 @@ impl FromStr for Mode {
         match text {
             "on" => Ok(Mode::On),
             "best-effort" => Ok(Mode::BestEffort),
+            "inherited" => Ok(Mode::Inherited),
             "off" => Ok(Mode::Off),
-            _ => Err(format!("{text}: write on, best-effort or off")),
+            _ => Err(format!("{text}: write on, best-effort, inherited or off")),
         }
     }
 }
@@ -32,6 +46,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::On => "on",
             Mode::BestEffort => "best-effort",
+            Mode::Inherited => "inherited",
             Mode::Off => "off",
         })
     }
@@ -55,6 +70,9 @@ impl fmt::Display for Enforced {
                 .collect();
             rows.join("; ")
         };
+        if self.active.is_empty() {
+            f.write_str("nothing")?;
+        }
         f.write_str(&list(&self.active))?;
         if !self.missing.is_empty() {
             write!(f, "; NOT ENFORCED: {}", list(&self.missing))?;

@@ -17,6 +17,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Exit status of a child that failed before exec; the parent learns the reason through the report pipe.
 const EXIT_BEFORE_EXEC: c_int = 127;
+/// Linux, include/uapi/linux/sched.h.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Signals are numbered 1 to 64 on Linux.
 const LAST_SIGNAL: c_int = 64;
 
@@ -32,6 +34,38 @@ pub(crate) enum Step {
     PlaceFd = 6,
     CloseRest = 7,
     Exec = 8,
+    User = 9,
+}
+
+/// Which processes a child sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// Those that this process sees.
+    Shared,
+    /// Only itself. Needs privilege.
+    Own,
+    /// Only itself, through a user namespace in which this process's user and group have their numbers and nobody else has any.
+    /// Needs none.
+    OwnThroughUser,
+}
+
+/// What a child in a user namespace of its own writes to have a user there: its own number, and no other.
+#[derive(Debug)]
+pub(crate) struct UserMaps([(&'static CStr, String); 3]);
+
+impl UserMaps {
+    /// For this process's user and group.
+    pub(crate) fn new() -> UserMaps {
+        let (uid, gid) = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        UserMaps([
+            (c"/proc/self/setgroups", "deny".to_owned()),
+            (c"/proc/self/uid_map", format!("{uid} {uid} 1")),
+            (c"/proc/self/gid_map", format!("{gid} {gid} 1")),
+        ])
+    }
 }
 
 /// Everything the child needs, laid out before clone3: the child only reads it.
@@ -54,20 +88,25 @@ pub(crate) struct ExecPlan<'a> {
     pub(crate) report: BorrowedFd<'a>,
     /// Whether the child leaves the parent's session, and with it the terminal's signals.
     pub(crate) new_session: bool,
-    /// Whether the child is alone in a pid namespace of its own. Needs privilege.
-    pub(crate) new_pid_namespace: bool,
+    pub(crate) pid_namespace: PidNamespace,
+    /// For `PidNamespace::OwnThroughUser`.
+    pub(crate) user_maps: &'a UserMaps,
+    /// Where the child is born.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// Starts a child process that runs the plan. Returns its process id and pidfd.
 pub(crate) fn clone_and_exec(plan: &mut ExecPlan<'_>) -> io::Result<(i32, OwnedFd)> {
     let mut pidfd: c_int = -1;
-    let namespace = if plan.new_pid_namespace {
-        libc::CLONE_NEWPID
-    } else {
-        0
+    let namespaces = match plan.pid_namespace {
+        PidNamespace::Shared => 0,
+        PidNamespace::Own => libc::CLONE_NEWPID,
+        PidNamespace::OwnThroughUser => libc::CLONE_NEWPID | libc::CLONE_NEWUSER,
     };
+    let into_cgroup = plan.cgroup.map_or(0, |_| CLONE_INTO_CGROUP);
+    let cgroup = plan.cgroup.map_or(0, |folder| folder.as_raw_fd());
     let arguments = libc::clone_args {
-        flags: u64::from((libc::CLONE_PIDFD | namespace).unsigned_abs()),
+        flags: u64::from((libc::CLONE_PIDFD | namespaces).unsigned_abs()) | into_cgroup,
         pidfd: (&raw mut pidfd).expose_provenance() as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -77,7 +116,7 @@ pub(crate) fn clone_and_exec(plan: &mut ExecPlan<'_>) -> io::Result<(i32, OwnedF
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: u64::from(cgroup.unsigned_abs()),
     };
     // SAFETY: clone3 without CLONE_VM is fork:
     // - `arguments` is a whole clone_args and its size is passed; it and `pidfd` live to the end of this function;
@@ -104,7 +143,7 @@ pub(crate) fn clone_and_exec(plan: &mut ExecPlan<'_>) -> io::Result<(i32, OwnedF
 
 /// The child's side. Numbered steps; the order matters:
 /// 1. tie this life to the parent's, before anything else can be left behind;
-/// 2. leave the parent's session if asked;
+/// 2. have a user, if it is in a user namespace of its own, and leave the parent's session, if asked;
 /// 3. default signal handlers and an empty mask, which exec would otherwise pass on;
 /// 4. copy every descriptor above all targets, so that filling one target never overwrites another's source;
 /// 5. place the copies, and mark all other numbers close-on-exec;
@@ -144,6 +183,11 @@ fn run_steps(
         return Err((Step::ParentGone, libc::ESRCH));
     }
     // 2.
+    if plan.pid_namespace == PidNamespace::OwnThroughUser {
+        for (path, text) in &plan.user_maps.0 {
+            write_file(path, text.as_bytes())?;
+        }
+    }
     if plan.new_session {
         // SAFETY: setsid takes no argument.
         let session = unsafe { libc::setsid() };
@@ -211,6 +255,22 @@ fn reset_signals() -> Result<(), (Step, i32)> {
     check(Step::Signals, set.into())
 }
 
+fn write_file(path: &CStr, text: &[u8]) -> Result<(), (Step, i32)> {
+    // SAFETY: the path is a C string; open is async-signal-safe.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    check(Step::User, file.into())?;
+    // SAFETY: the buffer is valid for its length; write is async-signal-safe.
+    let written = unsafe { libc::write(file, text.as_ptr().cast(), text.len()) };
+    let failed = errno();
+    // SAFETY: the number was opened here, and nothing else owns it.
+    unsafe { libc::close(file) };
+    if usize::try_from(written) == Ok(text.len()) {
+        Ok(())
+    } else {
+        Err((Step::User, failed))
+    }
+}
+
 fn copy_above(fd: RawFd, base: RawFd) -> Result<RawFd, (Step, i32)> {
     // SAFETY: F_DUPFD_CLOEXEC takes one integer.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, base) };
@@ -232,6 +292,23 @@ fn errno() -> i32 {
     let location = unsafe { libc::__errno_location() };
     // SAFETY: as above; nothing else writes it meanwhile.
     unsafe { *location }
+}
+
+/// Closes all descriptors from `first` to `last`.
+pub(crate) fn close_numbers(first: c_uint, last: c_uint) -> io::Result<()> {
+    // SAFETY: close_range takes three integers. Who calls it knows that nobody owns these numbers (`fds::keep_only`).
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if closed < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Whether there is a descriptor of this number.
+pub(crate) fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no argument and changes nothing.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0
 }
 
 /// Serialises the look at a number and its marking, so that a number is adopted once.

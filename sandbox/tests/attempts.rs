@@ -17,7 +17,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use sandbox::enter;
-use sandbox::profile::Mode;
+use sandbox::profile::{Mode, Start};
 use sandbox::roles::vfio::{self, VfioDescriptors};
 
 /// What an attempt exits with when nothing stopped it, and when the kernel said no.
@@ -75,10 +75,16 @@ fn attempt() {
     let other = File::open("/dev/null").unwrap();
     let (mut ours, mut theirs) = UnixStream::pair().unwrap();
     let worker = Worker::start();
-    let sandbox = enter::leave_host(role(&pinned), Mode::On).unwrap();
+    let role = role(&pinned);
+    let start = Start {
+        mode: Mode::On,
+        uid: None,
+        alone: false,
+    };
+    let sandbox = enter::leave_host(&role.power, start).unwrap();
     let half = what.strip_prefix("half-").map(str::to_owned);
     if half.is_none() {
-        sandbox.close().unwrap();
+        sandbox.close(&role.calls).unwrap();
     }
     let status = match half.as_deref().unwrap_or(&what) {
         "nothing" => {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sandbox::prepare::{Child, ChildProcess, Ending, PrepareError};
+use sandbox::prepare::{Child, ChildProcess, Ending, PidNamespace, PrepareError};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -144,7 +144,7 @@ fn new_session_leaves_the_session_of_the_parent() {
 #[test]
 fn child_in_a_new_pid_namespace_is_its_first_process_and_dies_like_any_other() {
     let mut child = Child::new("/bin/sleep", args(&["60"]));
-    child.new_pid_namespace = true;
+    child.pid_namespace = PidNamespace::Own;
     let mut child = child.spawn().unwrap();
     let numbers = status_field(child.pid(), "NSpid:");
     assert_eq!(numbers.split_whitespace().last(), Some("1"));

@@ -12,8 +12,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_smp};
 use crate::config::memory::MemoryObject;
 use crate::config::{
-    Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SerialConfig,
-    help, monitor, root_port, topology,
+    Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig,
+    SerialConfig, help, monitor, root_port, topology,
 };
 
 #[cfg(test)]
@@ -104,6 +104,11 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         .iter()
         .map(|rule| monitor::parse_policy(rule))
         .collect::<Result<_, _>>()?;
+    let sandbox = SandboxConfig::parse(
+        one(matches, "sandbox").as_deref(),
+        one(matches, "sandbox-uids").as_deref(),
+        matches.remove_one("sandbox-cgroup"),
+    )?;
     let name = one(matches, "name")
         .map(|name| monitor::parse_name(&name))
         .transpose()?;
@@ -118,6 +123,7 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         devices,
         monitors: monitor::parse_all(&qmp, &chardevs, &mons)?,
         policy,
+        sandbox,
         name,
         no_reboot: matches.get_flag("no-reboot"),
         log: log(matches),
@@ -283,6 +289,9 @@ fn options() -> Clap {
             many(value("chardev", "CHARDEV", "socket,id=ID,path=PATH|fd=NUMBER,server=on,wait=off: a socket for -mon")),
             many(value("mon", "MON", "chardev=ID,mode=control: QMP on this chardev")),
             many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off] or allow-socket=PATH")),
+            value("sandbox", "MODE", "how the processes are confined: on, best-effort (what this kernel and user can), inherited (a service manager has done most) or off (for debugging); on by default"),
+            value("sandbox-uids", "FIRST-LAST", "users and groups that the processes become, one each; made from process ids by default"),
+            path("sandbox-cgroup", "start the processes in this folder of a cgroup v2 hierarchy"),
             value("name", "NAME", "the machine's name, for query-name"),
             path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),
             switch("mem-prealloc", "take all guest memory at start"),

@@ -1,7 +1,7 @@
 //! A user and group of its own, so that no other process may signal, trace or account with this one.
 //!
-//! The id is made from the process id, which is unique among running processes and needs no set-up: `FIRST_UID` plus the
-//! process id as the host counts it.
+//! The parent may choose it. Otherwise it is made from the process id, which is unique among running processes and needs no
+//! set-up: `FIRST_UID` plus the process id as the host counts it.
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
@@ -27,12 +27,13 @@ pub fn own_uid() -> Result<u32, MechanismError> {
 /// Becomes it, for good. A death signal, which this would lose, is armed again: a parent that dies in between has
 /// closed its sockets, and that is how this process notices. Call it while there is one thread only.
 pub fn become_uid(uid: u32) -> Result<String, MechanismError> {
-    let step = MechanismError::at("keep dying with the parent");
-    let death_signal = parent_process_death_signal().map_err(&step)?;
+    let death = MechanismError::at("keep dying with the parent");
+    let death_signal = parent_process_death_signal().map_err(&death)?;
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
     setgroups(&[]).map_err(MechanismError::at("give up all groups"))?;
-    setresgid(group, group, group).map_err(MechanismError::at("take a group of its own"))?;
-    setresuid(user, user, user).map_err(MechanismError::at("take a user of its own"))?;
-    set_parent_process_death_signal(death_signal).map_err(&step)?;
+    let step = format!("become user and group {uid} (-sandbox-uids gives other numbers)");
+    setresgid(group, group, group).map_err(|errno| MechanismError::new(&step, errno))?;
+    setresuid(user, user, user).map_err(|errno| MechanismError::new(&step, errno))?;
+    set_parent_process_death_signal(death_signal).map_err(&death)?;
     Ok(format!("uid {uid}, gid {uid}"))
 }

@@ -1,4 +1,4 @@
-//! Landlock: nothing of any file system, no TCP, no signals or abstract sockets outside, as far as the kernel knows how.
+//! Landlock: nothing of any file system, no network, no signals or sockets outside, as far as the kernel knows how.
 //!
 //! Only descriptors that are opened afterwards are concerned: what is held already is seccomp's to restrain.
 
@@ -6,14 +6,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use super::MechanismError;
 
 /// The newest rights that are asked for; older kernels get what they have.
-const NEWEST: ABI = ABI::V6;
+const NEWEST: ABI = ABI::V10;
 /// Without this much it is not worth its name.
 const OLDEST: ABI = ABI::V1;
 
@@ -42,8 +42,17 @@ pub fn apply(folders: &[BorrowedFd<'_>]) -> Result<String, MechanismError> {
     }
     let status = ruleset.restrict_self().map_err(|error| failed(&error))?;
     match status.ruleset {
-        RulesetStatus::FullyEnforced => Ok("files, TCP, scopes".to_owned()),
-        RulesetStatus::PartiallyEnforced => Ok("files, and what else this kernel knows".to_owned()),
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => {
+            Ok(format!("ABI {}", abi(&status.landlock)))
+        }
         RulesetStatus::NotEnforced => Err(failed(&io::Error::from(io::ErrorKind::Unsupported))),
+    }
+}
+
+/// What the kernel has, as far as is asked for.
+fn abi(status: &LandlockStatus) -> i32 {
+    match status {
+        LandlockStatus::Available { effective_abi, .. } => *effective_abi as i32,
+        LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => 0,
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod seccomp;
 pub mod landlock;
+pub mod inherited;
 pub mod identity;
 pub mod capabilities;
 pub mod root;

@@ -27,7 +27,7 @@ pub fn empty() -> Result<String, MechanismError> {
         MOUNT_POINT,
         Some("tmpfs"),
         flags,
-        Some("size=0,nr_inodes=1,mode=555"),
+        Some("size=4096,nr_inodes=1,mode=555"),
     )
     .map_err(MechanismError::at("mount an empty file system"))?;
     chdir(MOUNT_POINT).map_err(MechanismError::at("go to the empty file system"))?;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BpfProgram, BpfProgramRef, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 
 use super::MechanismError;
@@ -34,6 +34,10 @@ pub enum Arg {
     WithoutBits(u64),
     /// All of these bits.
     HasBits(u64),
+    /// Less than this, as a number without a sign.
+    Below(u64),
+    /// This or more, as a number without a sign.
+    AtLeast(u64),
 }
 
 impl Rule {
@@ -109,26 +113,58 @@ fn condition(index: u8, arg: Arg) -> Result<SeccompCondition, seccompiler::Backe
         Arg::Differs(value) => (SeccompCmpOp::Ne, value),
         Arg::WithoutBits(bits) => (SeccompCmpOp::MaskedEq(bits), 0),
         Arg::HasBits(bits) => (SeccompCmpOp::MaskedEq(bits), bits),
+        Arg::Below(value) => (SeccompCmpOp::Lt, value),
+        Arg::AtLeast(value) => (SeccompCmpOp::Ge, value),
     };
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
 }
 
-/// Applies both filters to every thread of this process; an empty list of refusals is none.
-pub fn apply(rules: &[Rule], refused: &[Rule]) -> Result<String, MechanismError> {
-    let apply = |program: &BpfProgram| {
-        seccompiler::apply_filter_all_threads(program).map_err(|error| {
-            MechanismError::new("apply the system call filter", io::Error::other(error))
+/// Filters that are ready to be applied.
+#[derive(Debug)]
+pub struct Filter {
+    refused: Option<BpfProgram>,
+    allowed: BpfProgram,
+    calls: usize,
+    rules: usize,
+}
+
+impl Filter {
+    /// What is allowed, and what of that is refused; an empty list of refusals is none.
+    pub fn new(rules: &[Rule], refused: &[Rule]) -> Result<Filter, MechanismError> {
+        let mut calls: Vec<i64> = rules.iter().map(|rule| rule.syscall).collect();
+        calls.sort_unstable();
+        calls.dedup();
+        let refused = (!refused.is_empty()).then(|| refuse(refused)).transpose()?;
+        Ok(Filter {
+            refused,
+            allowed: allow_only(rules)?,
+            calls: calls.len(),
+            rules: rules.len(),
         })
-    };
-    // The refusals first: the other filter does not allow that another one is added.
-    if !refused.is_empty() {
-        apply(&refuse(refused)?)?;
     }
-    apply(&allow_only(rules)?)?;
-    let mut calls: Vec<i64> = rules.iter().map(|rule| rule.syscall).collect();
-    calls.sort_unstable();
-    calls.dedup();
-    Ok(format!("{} calls by {} rules", calls.len(), rules.len()))
+
+    /// Filters every thread of this process, and those that they start.
+    pub fn apply_to_process(&self) -> Result<String, MechanismError> {
+        self.apply(seccompiler::apply_filter_all_threads)
+    }
+
+    /// Filters the calling thread.
+    pub fn apply_to_thread(&self) -> Result<String, MechanismError> {
+        self.apply(seccompiler::apply_filter)
+    }
+
+    fn apply(
+        &self,
+        apply: fn(BpfProgramRef<'_>) -> Result<(), seccompiler::Error>,
+    ) -> Result<String, MechanismError> {
+        // The refusals first: the other filter does not allow that another one is added.
+        for program in self.refused.iter().chain([&self.allowed]) {
+            apply(program).map_err(|error| {
+                MechanismError::new("apply the system call filter", io::Error::other(error))
+            })?;
+        }
+        Ok(format!("{} calls by {} rules", self.calls, self.rules))
+    }
 }
 
 #[cfg(test)]

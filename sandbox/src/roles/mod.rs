@@ -15,13 +15,27 @@ pub use crate::mechanisms::rlimits::{Limit, Resource};
 /// What one kind of process may do.
 #[derive(Debug)]
 pub struct Role {
-    /// For messages.
-    pub name: &'static str,
+    /// Outside its own memory and descriptors.
+    pub power: Power,
+    /// Which system calls it may make.
+    pub calls: Calls,
+}
+
+/// What a process keeps when it leaves the host.
+#[derive(Debug)]
+pub struct Power {
+    /// The name of the role, for messages.
+    pub role: &'static str,
     /// Resource limits, soft and hard.
     pub limits: Vec<Limit>,
     /// Folders in which files may still be removed; nothing else of any file system is left. With one of them the user
     /// stays who it is, without any capability: only the owner of a folder may remove what is in it.
     pub folders: Vec<Folder>,
+}
+
+/// The system calls of a process or of a thread.
+#[derive(Debug)]
+pub struct Calls {
     /// The system calls; any other kills the process.
     pub rules: Vec<Rule>,
     /// Of those, what is refused with EPERM.

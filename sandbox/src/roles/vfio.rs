@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use crate::mechanisms::seccomp::{Arg, Rule};
 
 use super::device_base;
-use super::{Folder, Limit, Resource, Role};
+use super::{Calls, Folder, Limit, Power, Resource, Role};
 
 const VFIO_GROUP_GET_DEVICE_FD: u64 = 0x3b6a;
 const VFIO_DEVICE_GET_INFO: u64 = 0x3b6b;
@@ -59,11 +59,15 @@ pub fn role(
             .flat_map(|folder| folder_rules(folder.number)),
     );
     Role {
-        name: "vfio",
-        limits,
-        folders,
-        rules,
-        refused: refused_rules(descriptors),
+        power: Power {
+            role: "vfio",
+            limits,
+            folders,
+        },
+        calls: Calls {
+            rules,
+            refused: refused_rules(descriptors),
+        },
     }
 }
 

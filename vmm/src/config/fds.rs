@@ -18,6 +18,10 @@ pub const STAGE_CONFIG_FD: RawFd = 3;
 pub struct StageConfig {
     /// The machine.
     pub config: Config,
+    /// The user and group that it becomes, if the operator has given some.
+    pub uid: Option<u32>,
+    /// Whether it was started alone in a pid namespace.
+    pub alone: bool,
     /// Its open files.
     pub fds: FdTable,
 }

@@ -8,6 +8,7 @@
 //! | `machine` | `-machine`, `-cpu`, `-smp`, `-serial` |
 //! | `memory` | `-m`, `-object memory-backend-memfd`, `-mem-path`: how much memory, of which pages |
 //! | `monitor` | `-qmp`, `-chardev`, `-mon`, `-name`, `-device-policy` |
+//! | `sandbox` | `-sandbox`, `-sandbox-uids`, `-sandbox-cgroup` |
 //! | `device` | `-device`: which device with which properties |
 //! | `root_port` | `-device pcie-root-port` |
 //! | `topology` | do the devices fit together: ids, buses, slots |
@@ -19,6 +20,7 @@
 pub mod machine;
 pub mod memory;
 pub mod monitor;
+pub mod sandbox;
 pub mod device;
 pub mod root_port;
 pub mod topology;
@@ -44,6 +46,7 @@ pub use monitor::{MonitorConfig, PolicyRule};
 pub use place::Place;
 pub use property_list::PropertyError;
 pub use root_port::RootPortConfig;
+pub use sandbox::{SandboxConfig, UidRange};
 
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ pub struct Config {
     pub monitors: Vec<MonitorConfig>,
     /// `-device-policy`: what may be added later, beside what the command line names.
     pub policy: Vec<PolicyRule>,
+    /// How the processes are confined.
+    pub sandbox: SandboxConfig,
     /// `-name`.
     pub name: Option<String>,
     /// `-no-reboot`: a guest reset ends the machine.

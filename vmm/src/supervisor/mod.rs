@@ -9,6 +9,7 @@
 //! | `attach`, `control`, `policy` | what a running VMM may ask, how often, and for which devices |
 //! | `servers`, `life`, `ready` | what becomes of a device server |
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
+//! | `confinement` | what of a child's sandbox its parent has to make |
 //! | `hosts` | which IOMMU group, is it ours to pass |
 //! | `open`, `socket_file`, `connect` | files, serial sockets, other people's device servers |
 //! | `monitors` | where QMP clients connect |
@@ -21,6 +22,7 @@ mod policy;
 mod servers;
 mod life;
 mod spawn;
+mod confinement;
 mod ready;
 mod programs;
 mod hosts;
@@ -36,10 +38,13 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use sandbox::profile::Mode;
+
 use crate::config::{Config, DeviceConfig};
 use crate::one_line::one_line;
 
 use attach::Attachments;
+use confinement::{Confinement, ConfinementError};
 use connect::ConnectError;
 use control::Control;
 use hosts::{HostDevice, HostError};
@@ -66,6 +71,8 @@ enum SuperviseError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
+    Confinement(#[from] ConfinementError),
+    #[error(transparent)]
     Spawn(#[from] SpawnError),
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -88,8 +95,14 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let signals = Signals::block().map_err(SuperviseError::Signals)?;
     sandbox::sys::make_children_waitable().map_err(SuperviseError::Signals)?;
     let _terminal = TerminalGuard::new();
-    // 2. What this VM may ever have.
+    // 2. What this VM may ever have, and how its processes are confined.
     let policy = Policy::from_config(&config);
+    let confinement = Confinement::new(&config.sandbox)?;
+    if config.sandbox.mode == Mode::Off {
+        eprintln!(
+            "bulkhead-vmm: -sandbox off: whoever takes over one of this VM's processes has all that this user has"
+        );
+    }
     // 3. Look at every host device before anything is opened or started.
     let groups = hosts::by_group(Path::new(hosts::SYSFS), &host_devices(&config))?;
     // 4. Open files. Socket files go away when this function returns.
@@ -105,6 +118,7 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         log: config.log.clone(),
         memory_bytes: config.memory.size_bytes,
         log_file,
+        confinement,
     };
     let mut watch = Watch::new(signals, Attachments::new(policy, spawner));
     devices

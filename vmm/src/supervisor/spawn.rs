@@ -16,6 +16,7 @@ use crate::config::{
     BarMmap, Config, DeviceSocket, FdTable, LogConfig, LogFormat, STAGE_VMM, SerialFds, StageConfig,
 };
 
+use super::confinement::{Confinement, ConfinementError};
 use super::hosts::{HostError, HostGroup};
 use super::open::OpenFiles;
 use super::programs::{ProgramMissing, Programs};
@@ -45,6 +46,8 @@ pub(super) enum SpawnError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
+    Confinement(#[from] ConfinementError),
+    #[error(transparent)]
     Missing(#[from] ProgramMissing),
     #[error("start the device server of {hosts}")]
     Server {
@@ -71,6 +74,7 @@ pub(super) struct Spawner {
     pub(super) memory_bytes: u64,
     /// Where the log of the children goes, if that is not the supervisor's standard error.
     pub(super) log_file: Option<OwnedFd>,
+    pub(super) confinement: Confinement,
 }
 
 impl Spawner {
@@ -102,10 +106,17 @@ impl Spawner {
         if group.allow_no_reset() {
             args.push("--allow-no-reset".into());
         }
+        let birth = self.confinement.birth()?;
+        let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
+        option("--sandbox", birth.mode.to_string());
+        if let Some(uid) = birth.uid() {
+            option("--sandbox-uid", uid.to_string());
+        }
+        if birth.alone() {
+            args.push("--sandbox-alone".into());
+        }
         let mut child = list.into_child(program, args);
-        // The terminal's signals are for the supervisor, which ends the servers in order.
-        child.new_session = true;
-        child.new_pid_namespace = sandbox::mechanisms::capabilities::privileged();
+        birth.give(&mut child);
         if let Some(log) = self.copy_log()? {
             child = child.fd(2, log);
         }
@@ -161,9 +172,17 @@ impl Spawner {
                 })
                 .collect(),
         };
-        write_stage(&stage_copy, &StageConfig { config, fds })?;
+        let birth = self.confinement.birth()?;
+        let stage = StageConfig {
+            config,
+            uid: birth.uid(),
+            alone: birth.alone(),
+            fds,
+        };
+        write_stage(&stage_copy, &stage)?;
         drop(stage_copy);
-        let child = list.into_child(self.programs.vmm.clone(), vec![STAGE_VMM.into()]);
+        let mut child = list.into_child(self.programs.vmm.clone(), vec![STAGE_VMM.into()]);
+        birth.give(&mut child);
         let process = child.spawn().map_err(SpawnError::Vmm)?;
         Ok((process, control))
     }

@@ -13,7 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal};
 use sandbox::prepare::Child;
 
-use crate::config::{LogConfig, LogFormat, Machine, MemoryConfig, SerialConfig, StageConfig};
+use crate::config::{
+    LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig, SerialConfig, StageConfig,
+};
 
 use super::*;
 
@@ -69,6 +71,7 @@ impl Scratch {
             devices: Vec::new(),
             monitors: Vec::new(),
             policy: Vec::new(),
+            sandbox: sandbox_off(),
             name: None,
             no_reboot: false,
             log: log_config(),
@@ -80,6 +83,10 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+fn sandbox_off() -> SandboxConfig {
+    SandboxConfig::parse(Some("off"), None, None).unwrap()
 }
 
 fn log_config() -> LogConfig {
@@ -96,6 +103,7 @@ fn watch(policy: Policy) -> Watch {
         log: log_config(),
         memory_bytes: 64 << 20,
         log_file: None,
+        confinement: Confinement::new(&sandbox_off()).unwrap(),
     };
     Watch::new(Signals::block().unwrap(), Attachments::new(policy, spawner))
 }
