@@ -49,6 +49,8 @@ pub struct Board {
     pub serial_ports: usize,
     /// Where 64-bit BARs live.
     pub mmio64: AddressRange,
+    /// The last PCI bus. Linux looks at every slot of every bus that MCFG names, an exit each: 256 buses are 8,192 exits.
+    pub last_bus: u8,
 }
 
 /// The tables of a board, to be written at [`TABLES_START`], which is also the address of the RSDP.
@@ -61,7 +63,7 @@ pub fn tables(board: &Board) -> Vec<u8> {
     let fadt = blob.add(&fadt(dsdt, facs));
     let madt = blob.add(&madt(board.cpus));
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    mcfg.add_ecam(layout::ECAM.start, 0, 0, 255);
+    mcfg.add_ecam(layout::ECAM.start, 0, 0, board.last_bus);
     let mcfg = blob.add(&mcfg);
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     [fadt, madt, mcfg]

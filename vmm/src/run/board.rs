@@ -109,6 +109,7 @@ impl Board {
             cpus: config.cpus,
             serial_ports: serial.len(),
             mmio64: layout.mmio64,
+            last_bus: pci.last_bus(),
         };
         let files = BootFiles::new(images, config.append.clone(), acpi::tables(&board));
         Ok(Board {

@@ -86,7 +86,7 @@ fn windows(board: &Board) -> Vec<u8> {
     let port = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
     let (mmio32, mmio64, pio) = (layout::MMIO32, board.mmio64, layout::PIO);
     let uncached = AddressSpaceCacheable::NotCacheable;
-    let buses = AddressSpace::new_bus_number(0u16, 255u16);
+    let buses = AddressSpace::new_bus_number(0u16, u16::from(board.last_bus));
     let config_ports = IO::new(0xcf8, 0xcf8, 1, 8);
     let ports = AddressSpace::new_io(port(pio.start), port(last(pio.start, pio.len)), None);
     let low_end = narrow(last(mmio32.start, mmio32.len));

@@ -28,6 +28,12 @@ pub struct FunctionState {
 }
 
 impl PciHost {
+    /// The last bus number that `program` gives out: root ports are there from the start, with one bus each.
+    pub fn last_bus(&self) -> u8 {
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
+        u8::try_from(tree.ports.len()).unwrap_or(u8::MAX)
+    }
+
     /// Every function, the root bus first. Asks each device for its header, so it may take a round trip per device.
     pub fn functions(&self) -> Vec<FunctionState> {
         self.listed()

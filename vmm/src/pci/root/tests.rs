@@ -146,6 +146,12 @@ impl Machine {
 }
 
 #[test]
+fn last_bus_is_that_of_the_last_port() {
+    assert_eq!(Machine::new().host.last_bus(), 0);
+    assert_eq!(Machine::with_port().host.last_bus(), 1);
+}
+
+#[test]
 fn host_bridge_is_in_slot_0_and_absent_slots_read_ones() {
     let machine = Machine::new();
     assert_eq!(machine.ecam::<4>(0, 0, 8)[3], 0x06);
