@@ -135,7 +135,9 @@ pub fn run_machine(config: &Config, mut inherited: Inherited) -> Result<ExitReas
     // 1. Signals, before any thread exists that would not have them blocked.
     let signals = signals::block().map_err(io("Prepare for signals"))?;
     // 2. The board: memory, chips, PCI, serial ports. From here on the operator's terminal belongs to the guest.
-    let threads = Threads::held(None);
+    //    This process is alone in its pid namespace; the operator knows its threads by the host's numbers.
+    let proc = std::fs::File::open("/proc").map_err(io("Open /proc"))?;
+    let threads = Threads::held(Some(proc.into()));
     let (qmp, commands) = Server::new().map_err(io("Prepare for QMP"))?;
     let listeners = std::mem::take(&mut inherited.qmp);
     let sockets = std::mem::take(&mut inherited.devices);
