@@ -60,14 +60,17 @@ fn host_given_twice_is_refused() -> Result<()> {
 
 #[test]
 fn id_missing_is_refused() -> Result<()> {
-    refused_devices(&["vfio-pci,host=0000:00:04.0,bus=pcie.0,addr=0x3"], &["id"])
+    refused_devices(
+        &["vfio-pci,host=0000:00:04.0,bus=pcie.0,addr=0x3"],
+        &["id=... is missing"],
+    )
 }
 
 #[test]
 fn id_given_twice_is_refused() -> Result<()> {
     let first = "vfio-pci,host=0000:00:04.0,id=net,bus=pcie.0,addr=0x3";
     let again = "vfio-pci,host=0000:00:05.0,id=net,bus=pcie.0,addr=0x4";
-    refused_devices(&[first, again], &["net"])
+    refused_devices(&[first, again], &["ID net already exists"])
 }
 
 #[test]
@@ -106,7 +109,13 @@ fn addr_with_three_parts_is_refused() -> Result<()> {
 fn occupied_slot_is_refused() -> Result<()> {
     let first = "vfio-pci,host=0000:00:04.0,id=a,bus=pcie.0,addr=0x3";
     let again = "vfio-pci,host=0000:00:05.0,id=b,bus=pcie.0,addr=0x3";
-    refused_devices(&[first, again], &["a", "b"])
+    refused_devices(
+        &[first, again],
+        &[
+            "Location of the device b is same as one of the bus pcie.0",
+            "belongs to a",
+        ],
+    )
 }
 
 #[test]

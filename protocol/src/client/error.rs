@@ -45,13 +45,13 @@ pub enum ClientError {
         what: &'static str,
     },
     /// The socket given to `connect` is none.
-    #[error("cannot talk to the device server: {0}")]
+    #[error("cannot talk to the device server")]
     Socket(#[source] SocketError),
     /// The kernel did not give what the client needs.
     #[error("cannot watch the device server's socket: {}", errno_text(.0))]
     Watch(Errno),
     /// The connection is over.
-    #[error("the device is lost: {0}")]
+    #[error("the device is lost")]
     Lost(#[source] LostCause),
 }
 
@@ -68,10 +68,10 @@ pub enum LostCause {
     #[error("the device server closed the connection")]
     Closed,
     /// The stream cannot be followed any more.
-    #[error("receiving: {0}")]
+    #[error("receiving from the device server")]
     Receive(#[source] RecvError),
     /// The server does not take requests any more.
-    #[error("sending {command}: {error}")]
+    #[error("sending {command}")]
     Send {
         /// What was asked.
         command: CommandCode,

@@ -63,11 +63,13 @@ type Image<'a> = Cursor<&'a [u8]>;
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// Not a kernel.
-    #[error("Boot the kernel: the file is neither a bzImage nor a 64-bit ELF kernel")]
+    #[error(
+        "Boot the kernel: the file is neither a bzImage nor a 64-bit ELF kernel; give -kernel a file such as /boot/vmlinuz-VERSION"
+    )]
     NotAKernel,
     /// The file ends too early.
     #[error(
-        "Boot the kernel: the file is truncated: it has {has} bytes and its header says {needs}"
+        "Boot the kernel: the file is truncated: it has {has} bytes and its header says {needs}; copy or download it again"
     )]
     Truncated {
         /// What is there.

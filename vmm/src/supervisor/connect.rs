@@ -1,4 +1,4 @@
-//! Connects to the vfio-user socket of a device server that somebody else started.
+//! Connects to the vfio-user socket of a device server that somebody else started, and to other sockets within a deadline.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,18 +50,7 @@ pub(super) fn connect(id: &str, path: &Path) -> Result<OwnedFd, ConnectError> {
 
 fn connect_within(id: &str, path: &Path, patience: Duration) -> Result<OwnedFd, ConnectError> {
     let (id, socket) = (id.to_owned(), path.to_owned());
-    let give_up = Instant::now() + patience;
-    let errno = loop {
-        match try_connect(path) {
-            Ok(fd) => return Ok(fd),
-            Err(Errno::AGAIN) if Instant::now() < give_up => {
-                // A connect that waits cannot be given a deadline on a Unix socket, so it is tried again.
-                let _ = rustix::event::poll(&mut [], Some(&RETRY));
-            }
-            Err(errno) => break errno,
-        }
-    };
-    Err(match errno {
+    socket_within(path, patience).map_err(|errno| match errno {
         Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR => ConnectError::Nobody { id, socket },
         Errno::PROTOTYPE => ConnectError::NotAStream { id, socket },
         Errno::AGAIN => ConnectError::Busy { id, socket },
@@ -72,6 +61,24 @@ fn connect_within(id: &str, path: &Path, patience: Duration) -> Result<OwnedFd, 
             source: other.into(),
         },
     })
+}
+
+/// A connection to any stream socket, within `deadline::CONNECT`.
+pub(super) fn socket(path: &Path) -> Result<OwnedFd, Errno> {
+    socket_within(path, deadline::CONNECT)
+}
+
+fn socket_within(path: &Path, patience: Duration) -> Result<OwnedFd, Errno> {
+    let give_up = Instant::now() + patience;
+    loop {
+        match try_connect(path) {
+            Err(Errno::AGAIN) if Instant::now() < give_up => {
+                // A connect that waits cannot be given a deadline on a Unix socket, so it is tried again.
+                let _ = rustix::event::poll(&mut [], Some(&RETRY));
+            }
+            ended => return ended,
+        }
+    }
 }
 
 fn try_connect(path: &Path) -> Result<OwnedFd, Errno> {

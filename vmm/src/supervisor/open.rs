@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::config::{Config, SerialConfig};
 
 use super::socket_file::SocketFile;
@@ -128,7 +130,7 @@ fn image(option: &'static str, path: &Path, what: &'static str) -> Result<OwnedF
         source,
     };
     // Not blocking: a FIFO would wait for its writer. Regular files do not care.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options()
         .read(true)
         .custom_flags(flags)
@@ -164,8 +166,16 @@ fn open_serial(
                 .create(true)
                 .truncate(true)
                 .mode(0o600)
+                // A FIFO that nobody reads is an error at once, not a wait without an end.
+                .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
                 .open(path);
-            let file = file.map_err(refuse(format!("file:{}", path.display())))?;
+            let refuse = refuse(format!("file:{}", path.display()));
+            let blocking = |file: File| {
+                let flags = rustix::fs::fcntl_getfl(&file)?;
+                rustix::fs::fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK))?;
+                Ok(file)
+            };
+            let file = file.and_then(blocking).map_err(refuse)?;
             Ok(SerialEnds {
                 input: None,
                 output: Some(file.into()),
@@ -174,10 +184,10 @@ fn open_serial(
         SerialConfig::Unix { path, server } => {
             let target = format!("unix:{}", path.display());
             if !server {
-                let socket =
-                    std::os::unix::net::UnixStream::connect(path).map_err(refuse(target))?;
+                let socket = super::connect::socket(path)
+                    .map_err(|errno| refuse(target)(io::Error::from(errno)))?;
                 return Ok(SerialEnds {
-                    input: Some(socket.into()),
+                    input: Some(socket),
                     output: None,
                 });
             }

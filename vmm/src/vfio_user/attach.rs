@@ -36,7 +36,9 @@ pub struct AttachError {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachCause {
     /// No vfio-user server answers.
-    #[error("agree with its server on the vfio-user protocol")]
+    #[error(
+        "agree with its server on the vfio-user protocol (is a vfio-user server on that socket, and free?)"
+    )]
     Connect(#[source] ClientError),
     /// What it says makes no sense.
     #[error("the device makes no sense")]

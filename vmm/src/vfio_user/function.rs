@@ -161,7 +161,11 @@ impl VfioUserFunction {
         if self.is_lost.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::error!(device = self.id, cause = %cause, "device lost: reads give ones, writes are dropped");
+        tracing::error!(
+            device = self.id,
+            cause = one_line(&cause),
+            "device lost: reads give ones, writes are dropped"
+        );
         lock(&self.bars).release();
         lock(&self.interrupts).stop();
     }
