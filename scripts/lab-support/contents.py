@@ -12,6 +12,7 @@ import shlex
 import subprocess
 
 import terminal
+import unpacked
 from cpio import Archive, merged
 from report import LabError
 
@@ -44,18 +45,21 @@ BINARIES = ("bulkhead-vmm", "bulkhead-device-server")
 
 
 def tools(root, programs):
-    """Archive of the wanted programs and all libraries below an unpacked `root`."""
+    """Archive of the wanted programs below an unpacked `root`, and of the libraries that they load."""
     archive = skeleton()
     wanted = set(programs)
+    libraries = {}
     for path in sorted(pathlib.Path(root).rglob("*")):
         name = merged(str(path.relative_to(root)))
         folder, base = os.path.split(name)
-        if folder in ("usr/bin", "usr/sbin", "bin", "sbin") and base in wanted:
+        if folder in ("usr/bin", "usr/sbin") and base in wanted:
             archive.tree(path, f"usr/bin/{base}")
-        elif ".so" in base and re.match(r"(usr/)?lib(64|/x86_64-linux-gnu)$", folder) and not path.is_dir():
-            archive.tree(path, name)
+            libraries.update(unpacked.libraries(root, path.relative_to(root)))
         elif name in DATA_FILES:
             archive.tree(path, name)
+    for name, file in sorted(libraries.items()):
+        archive.file(f"{LIBRARIES}/{name}", file, 0o755)
+    archive.symlink(f"usr/lib64/{unpacked.LINKER}", f"/{LIBRARIES}/{unpacked.LINKER}")
     for applet in busybox_applets(pathlib.Path(root)):
         if applet not in wanted:
             archive.symlink(f"usr/bin/{applet}", "busybox")
@@ -93,11 +97,20 @@ def modules(available, loaded, release):
             needed.update(module.needs)
     for module in available:
         archive.file(f"{folder}/{module.name}.ko", module.content)
-        dependencies.append(f"{module.name}.ko:" + "".join(f" {name}.ko" for name in module.needs))
+        dependencies.append(f"{module.name}.ko:" + "".join(f" {name}.ko" for name in all_needs(module, available)))
     archive.file(f"{folder}/modules.dep", "".join(f"{line}\n" for line in dependencies).encode())
     at_boot = [module.name for module in available if module.name in needed]
     archive.file(f"{folder}/lab-modules", "".join(f"{name}\n" for name in at_boot).encode())
     return archive
+
+
+def all_needs(module, available):
+    """What `module` needs and what that needs in turn, the last to load first: modprobe looks no further than its line."""
+    needed = set(module.needs)
+    for other in reversed(available):
+        if other.name in needed:
+            needed.update(other.needs)
+    return [other.name for other in reversed(available) if other.name in needed]
 
 
 def guest_init():

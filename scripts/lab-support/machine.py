@@ -6,6 +6,8 @@ Does not start it (see session.py).
 
 import pathlib
 
+import unpacked
+
 # QEMU with the firmware, option ROMs and libraries it needs, unpacked from these packages. Not bookworm's QEMU 7.2: under
 # it 4 of 20 boots of Linux 6.12 died with corrupted EFLAGS after cmpxchg16b; under trixie's 10.0 none of 20.
 QEMU_SUITE = "trixie"
@@ -27,15 +29,9 @@ TERMINAL = "lab-terminal"
 
 
 def qemu(root):
-    """The command that runs the QEMU unpacked below `root`, with that root's own dynamic linker and libraries."""
-    root = pathlib.Path(root)
-    folders = [root / name for name in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu") if (root / name).exists()]
-    data = [root / name for name in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")]
-    linker = next(path / "ld-linux-x86-64.so.2" for path in folders if (path / "ld-linux-x86-64.so.2").exists())
-    return [
-        str(linker), "--library-path", ":".join(map(str, folders)), str(root / "usr/bin/qemu-system-x86_64"),
-        *(part for folder in data for part in ("-L", str(folder))),
-    ]
+    """The command that runs the QEMU unpacked below `root`."""
+    data = [pathlib.Path(root) / name for name in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")]
+    return [*unpacked.command(root, "usr/bin/qemu-system-x86_64"), *(part for folder in data for part in ("-L", str(folder)))]
 
 
 def qemu_environment(root):

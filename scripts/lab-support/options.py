@@ -24,10 +24,11 @@ inside the machine:
                     /lab/in (what --copy-in named), busybox, bash, lspci, nvme, strace
   LAB_OUT           a folder; its content is in LAB_OUT on this machine afterwards, beside console.log
   LAB_GUEST_KERNEL  bzImage for the inner guest: Debian's cloud kernel 6.1, which has a driver for the NVMe
-  LAB_GUEST_KERNEL_GENERIC  bzImage of Debian's generic kernel 6.1: starts slower, has a driver for the e1000e
-  LAB_GUEST_VMLINUX         the same as an ELF file with a PVH entry; only with --guest-vmlinux
-  LAB_GUEST_INITRD  initrd for the inner guest, serves both: prints GUEST-READY, runs the script that the kernel command
+  LAB_GUEST_VMLINUX the same as an ELF file with a PVH entry: starts 2 s earlier, since nothing is decompressed
+  LAB_GUEST_INITRD  initrd for the inner guest: prints GUEST-READY, runs the script that the kernel command
                     line gives as run=BASE64, prints GUEST-EXIT STATUS and powers off
+  LAB_GUEST_KERNEL_GENERIC, LAB_GUEST_INITRD_GENERIC  Debian's generic kernel 6.1 (bzImage) and its initrd: starts slower, has
+                    drivers for the e1000e and other devices
   lab-bind 0000:00:04.0 gives a device to vfio-pci, lab-unbind takes it back
   lab-guest-initrd SCRIPT OUTPUT makes an initrd with a script that is too long for run= (about 1400 bytes)
 
@@ -96,11 +97,10 @@ def parser():
     made.add_argument("--iommu", choices=IOMMUS, default="intel", help="intel-no-ir has no interrupt remapping (default: %(default)s)")
     made.add_argument("--device", metavar="STRING", action="append", default=[], help="one more QEMU -device; may be repeated")
     made.add_argument("--qemu-arg", metavar="ARG", action="append", default=[], help="one more QEMU argument, for what a device needs; may be repeated")
-    made.add_argument("--cpus", type=between(1, 64), default=2, metavar="N", help="default: %(default)s")
+    made.add_argument("--cpus", type=between(1, 64), default=1, metavar="N", help="default: %(default)s; with more, guests of the machine hang now and then (docs/lab.md)")
     made.add_argument("--memory", type=between(512, 1 << 20), default=3072, metavar="MIB", help="default: %(default)s")
     made.add_argument("--copy-in", type=pathlib.Path, metavar="PATH", action="append", default=[], help="put a file or folder into /lab/in, with the libraries it needs; may be repeated")
     made.add_argument("--timeout", type=between(1, 86400), metavar="S", help=f"seconds for the whole run (default: {DEFAULT_TIMEOUT_S}; none with --shell)")
-    made.add_argument("--guest-vmlinux", action="store_true", help="bring the guest's generic kernel as an ELF file too (66 MB)")
     made.add_argument("--shell", action="store_true", help="a prompt in the machine instead of COMMAND")
     return made
 

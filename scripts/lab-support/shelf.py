@@ -7,6 +7,7 @@ import pathlib
 
 import contents
 import kernels
+import unpacked
 from packages import Suite
 
 # The tools of both machines come from this suite, whatever this machine runs.
@@ -39,9 +40,10 @@ class Shelf:
 
     def vmlinux(self, kernel):
         """The ELF kernel of an unpacked kernel."""
+        lz4 = unpacked.command(self.unpacked("lz4", TOOLS_SUITE, ("lz4",), contents.LIBRARY_PACKAGES), "usr/bin/lz4")
         return self._cache.artifact(
             f"vmlinux-{kernel.name}", source_of(kernels),
-            lambda path: path.write_bytes(kernels.vmlinux(kernels.image(kernel))),
+            lambda path: path.write_bytes(kernels.vmlinux(kernels.image(kernel), lz4)),
         )
 
     def modules(self, name, kernel, loaded, spare):

@@ -2,7 +2,7 @@
 //!
 //! Usage: bulkhead-demo ADDRESS [--write]. It runs inside the lab or on a machine with an IOMMU; scripts/demo starts
 //! it either way. Without --write nothing is written to the device's disk.
-//! Environment: LAB_GUEST_KERNEL_GENERIC and LAB_GUEST_INITRD name the guest's kernel and initrd.
+//! Environment: LAB_GUEST_KERNEL_GENERIC and LAB_GUEST_INITRD_GENERIC name the guest's kernel and initrd.
 
 mod guest_script;
 mod holders;

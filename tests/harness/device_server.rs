@@ -20,19 +20,19 @@ pub struct DeviceServer {
 impl DeviceServer {
     /// Starts it with `arguments` and waits until it is ready for clients.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        // It announces itself on descriptor 3, which the shell makes a second name of our pipe.
+        // It announces itself on descriptor 3, which the shell makes our pipe, and closes that.
         let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$@\" --ready-fd 3 3>&1", "sh"]);
+        command.args(["-c", "exec \"$@\" --ready-fd 3 3>&1 >&2", "sh"]);
         command
             .arg(programs::find(programs::DEVICE_SERVER)?)
             .args(arguments);
         let process = Process::start("device server", &mut command)?;
-        let ready = process.stdout().wait_for_line("{", PROCESS);
+        let ready = process.stdout().wait_for_end(PROCESS);
         let ready =
             ready.with_context(|| format!("the server's stderr:\n{}", process.stderr().text()))?;
         ensure!(
             ready.contains("\"ready\""),
-            "the device server refused: {{{ready}"
+            "the device server refused: {ready}"
         );
         Ok(Self { process })
     }

@@ -24,16 +24,18 @@ pub struct Guest {
     script: String,
     append: String,
     kernel: PathBuf,
+    initrd: PathBuf,
     with_probe: bool,
 }
 
 impl Guest {
-    /// A guest with Debian's cloud kernel, which has the NVMe driver.
+    /// A guest with Debian's cloud kernel, which has the NVMe driver; as an ELF file, which has nothing to decompress.
     pub fn running(script: &str) -> Self {
         Self {
             script: format!("{PRELUDE}{script}\n"),
             append: KERNEL_COMMAND_LINE.to_owned(),
-            kernel: environment_path("LAB_GUEST_KERNEL"),
+            kernel: environment_path("LAB_GUEST_VMLINUX"),
+            initrd: environment_path("LAB_GUEST_INITRD"),
             with_probe: false,
         }
     }
@@ -41,6 +43,13 @@ impl Guest {
     /// With Debian's generic kernel, which starts slower and has drivers for all devices.
     pub fn with_all_drivers(mut self) -> Self {
         self.kernel = environment_path("LAB_GUEST_KERNEL_GENERIC");
+        self.initrd = environment_path("LAB_GUEST_INITRD_GENERIC");
+        self
+    }
+
+    /// With the kernel as Debian ships it, a bzImage.
+    pub fn as_bzimage(mut self) -> Self {
+        self.kernel = environment_path("LAB_GUEST_KERNEL");
         self
     }
 
@@ -66,7 +75,7 @@ impl Guest {
                 fs::read(programs::find(programs::GUEST_PROBE)?)?,
             ));
         }
-        initrd::extend(&environment_path("LAB_GUEST_INITRD"), &files, &initrd)?;
+        initrd::extend(&self.initrd, &files, &initrd)?;
         let path = |path: &Path| path.display().to_string();
         let words = [
             "-kernel",

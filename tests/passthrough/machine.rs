@@ -1,6 +1,7 @@
 //! The machine around the device: how many CPUs, and what a reboot does.
 
 use anyhow::Result;
+use harness::deadline::GUEST_RUN;
 use harness::guest::{Guest, GuestReport};
 use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
@@ -12,21 +13,18 @@ const COUNT_CPUS: &str = r#"
     echo "BLOCK $(block 77)"
 "#;
 
-fn guest_with_cpus(cpus: &str) -> Result<GuestReport> {
+fn with_cpus(cpus: &str, guest: &Guest) -> Result<GuestReport> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
-    Vm::start(
-        &["-smp", cpus, "-m", "256M", "-device", &device],
-        &Guest::running(COUNT_CPUS),
-    )?
-    .finish()?
-    .succeeded()
+    Vm::start(&["-smp", cpus, "-m", "256M", "-device", &device], guest)?
+        .finish()?
+        .succeeded()
 }
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn one_cpu_uses_the_device() -> Result<()> {
-    let report = guest_with_cpus("1")?;
+    let report = with_cpus("1", &Guest::running(COUNT_CPUS))?;
     assert_eq!(report.number("CPUS")?, 1);
     assert_eq!(report.value("BLOCK")?, record_in_hex(77));
     Ok(())
@@ -35,7 +33,7 @@ fn one_cpu_uses_the_device() -> Result<()> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn two_cpus_use_the_device() -> Result<()> {
-    let report = guest_with_cpus("2")?;
+    let report = with_cpus("2", &Guest::running(COUNT_CPUS))?;
     assert_eq!(report.number("CPUS")?, 2);
     assert_eq!(report.value("BLOCK")?, record_in_hex(77));
     Ok(())
@@ -44,8 +42,16 @@ fn two_cpus_use_the_device() -> Result<()> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn four_cpus_use_the_device() -> Result<()> {
-    let report = guest_with_cpus("4")?;
+    let report = with_cpus("4", &Guest::running(COUNT_CPUS))?;
     assert_eq!(report.number("CPUS")?, 4);
+    assert_eq!(report.value("BLOCK")?, record_in_hex(77));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn bzimage_uses_the_device() -> Result<()> {
+    let report = with_cpus("2", &Guest::running(COUNT_CPUS).as_bzimage())?;
     assert_eq!(report.value("BLOCK")?, record_in_hex(77));
     Ok(())
 }
@@ -80,5 +86,20 @@ fn reboot_of_guest_keeps_the_device_working() -> Result<()> {
     );
     assert_eq!(report.value("SECOND-BOOT")?, record_in_hex(42));
     assert!(report.number("INTERRUPTS")? > 5, "{}", report.output());
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn triple_fault_of_guest_is_named_with_its_registers() -> Result<()> {
+    // With reboot=triple Linux reboots by an empty interrupt table and a breakpoint.
+    let guest = Guest::running("reboot -f").append("reboot=triple");
+    let mut vm = Vm::start_that_reboots(&["-m", "256M"], &guest)?;
+    let status = vm.process().wait(GUEST_RUN)?;
+    let log = vm.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for word in ["triple fault", "rip=", "cr3="] {
+        assert!(log.to_lowercase().contains(word), "{word} is not in {log}");
+    }
     Ok(())
 }
