@@ -1,0 +1,144 @@
+"""Runs every test: the checks, the tests of this machine, then those of the lab, one boot per lab machine.
+
+The parts are in scripts/test-support: artifacts (what is built), lab_sets (which tests run in which lab machine), lanes
+(what runs beside each other). Prints what each step prints, then one line per step and a summary line. Exits with 1 if any step failed.
+A step that this machine cannot run is skipped, and the summary says why; a skipped step is not a passed one.
+"""
+
+import argparse
+import functools
+import re
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+
+import artifacts
+import lab_sets
+import lanes
+from artifacts import ROOT
+
+FUZZ_SECONDS = "5"
+
+
+def main():
+    options = parse()
+    report = Report()
+    if not options.skip_check:
+        report.step("check", lambda: command("scripts/check"))
+    report.step("build", artifacts.build)
+    if report.failed:
+        return report.end()
+    if not options.lab_only:
+        report.step("tests", lambda: command("cargo", "test", "--workspace", "--locked", "--quiet", environment=artifacts.environment()))
+    report.side_by_side(list(steps(options)))
+    return report.end()
+
+
+def parse():
+    made = argparse.ArgumentParser(prog="scripts/test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--skip-check", action="store_true", help="leave scripts/check out")
+    made.add_argument("--lab-only", action="store_true", help="only the tests that run in the lab")
+    made.add_argument("--long", action="store_true", help="the lab machines that repeat others on one more kernel, too")
+    made.add_argument("--filter", default="", metavar="WORD", help="only lab machines whose name has WORD: " + ", ".join(one.name for one in lab_sets.SETS))
+    made.add_argument("--test", default="", metavar="NAME", help="in the lab, only tests whose name has NAME")
+    return made.parse_args()
+
+
+def steps(options):
+    """What may run beside each other, the longest first: (name, function or None, why it cannot run)."""
+    staged = artifacts.stage_tests()
+    for lab_set in lab_sets.SETS:
+        if options.filter in lab_set.name and (options.long or not lab_set.long):
+            yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
+    if options.filter in "device server":
+        # These start their own lab machines, from this one.
+        words = ("cargo", "test", "--locked", "--quiet", "--package", "device-server", "--test", "vfio_lab", options.test, "--", "--ignored", "--test-threads=1")
+        yield "lab: device server", functools.partial(quietly, *filter(None, words)), None
+    if not options.lab_only:
+        yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
+        yield "peer: QEMU's vfio-user client", functools.partial(ignored_tests, "interop"), artifacts.why_no_peer_qemu()
+        yield "lab script", functools.partial(ignored_tests, "lab"), None
+
+
+def command(*words, environment=None):
+    """Runs a command with its output shown; gives (ok, output of its tests)."""
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, errors="replace")
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+    return process.wait() == 0, "".join(lines)
+
+
+def quietly(*words):
+    """Runs a command; gives (ok, its output)."""
+    done = subprocess.run(
+        words, cwd=ROOT, env=artifacts.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )
+    return done.returncode == 0, done.stdout
+
+
+def ignored_tests(name):
+    """Runs what `cargo test` leaves out of one of the test executables: it needs more than a build."""
+    return quietly("cargo", "test", "--package", "tests", "--locked", "--quiet", "--test", name, "--", "--ignored", "--test-threads=1")
+
+
+def timed(run):
+    def timing():
+        started = time.monotonic()
+        result = run()
+        return time.monotonic() - started, result
+    return timing
+
+
+class Report:
+    """What was run so far."""
+
+    def __init__(self):
+        self.failed = False
+        self._lines = []
+        self._passed = self._failures = self._skipped = 0
+        self._started = time.monotonic()
+
+    def step(self, name, run):
+        print(f"=== {name}", flush=True)
+        self._add(name, *timed(run)())
+
+    def side_by_side(self, steps):
+        """Runs those steps that can be run, and says of the others why not."""
+        for name, _, reason in steps:
+            if reason:
+                self._skipped += 1
+                self._lines.append(f"skip  {name}: {reason}")
+                print(f"=== {name}: skipped: {reason}", flush=True)
+        print(f"=== {lanes.count()} at a time; what a step says is shown when it ends", flush=True)
+        for name, (seconds, result) in lanes.run([(name, timed(run)) for name, run, reason in steps if not reason]):
+            print(f"=== {name}\n{result[1]}", end="", flush=True)
+            self._add(name, seconds, result)
+
+    def _add(self, name, seconds, result):
+        ok, output, *again = result
+        counts = [tuple(map(int, found)) for found in re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed", output, re.MULTILINE)]
+        passed, failures = sum(count[0] for count in counts), sum(count[1] for count in counts)
+        self._passed += passed
+        self._failures += failures
+        self.failed |= not ok
+        tests = f", {passed} passed, {failures} failed" if counts else ""
+        second = f"; only the second time: {' '.join(again[0])}" if ok and again and again[0] else ""
+        line = f"{'ok  ' if ok else 'FAIL'}  {name}: {seconds:.0f} s{tests}{second}"
+        self._lines.append(line)
+        print(line, flush=True)
+
+    def end(self):
+        print("=== summary")
+        print("\n".join(self._lines))
+        verdict = "FAILED" if self.failed else "ok"
+        seconds = time.monotonic() - self._started
+        print(f"test {verdict}: {self._passed} tests passed, {self._failures} failed, {self._skipped} steps skipped, {seconds:.0f} s")
+        return int(self.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
