@@ -338,12 +338,36 @@ fn s22_descriptors_that_nobody_asked_for_are_closed() {
 fn s23_more_descriptors_than_announced_lose_the_device_and_are_closed() {
     let probe = Arc::new(Probe::new());
     let sent = probe.clone();
-    let cause = loses(move |peer, request| {
-        let reply = message(request.id, 9, REPLY, &read_reply(&request, &[1; 4]));
+    let (client, thread) = client_of(move |peer| {
+        let request = peer.recv();
+        assert_eq!(request.command, 5);
+        let reply = message(request.id, 5, REPLY, &[0; 32]);
         peer.send_with_fds(&reply, &[sent.fd(); 17]);
+        while peer.try_recv().is_some() {}
     });
-    assert!(matches!(cause, LostCause::Protocol { .. }));
+    let cause = lost(client.region_info(RegionIndex::BAR0).unwrap_err());
+    assert!(matches!(cause, LostCause::Protocol { .. }), "{cause}");
+    thread.join().unwrap();
     Arc::into_inner(probe).unwrap().expect_closed();
+}
+
+#[test]
+fn s22_s23_any_number_of_descriptors_with_an_access_is_closed_unseen() {
+    for count in [1, 17, 253] {
+        let probe = Arc::new(Probe::new());
+        let sent = probe.clone();
+        let (client, thread) = client_of(move |peer| {
+            let request = peer.recv();
+            let reply = message(request.id, 9, REPLY, &read_reply(&request, &[1; 4]));
+            peer.send_with_fds(&reply, &vec![sent.fd(); count]);
+            peer.serve_reads();
+        });
+        assert_eq!(read(&client), Ok([1; 4]));
+        expect_alive(&client);
+        drop(client);
+        thread.join().unwrap();
+        Arc::into_inner(probe).unwrap().expect_closed();
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::counters::{Counters, MessageCounters};
 use super::error::{ClientError, LostCause};
-use super::in_flight::{InFlight, POSTED_ID, Ticket, Turn};
+use super::in_flight::{InFlight, Lead, POSTED_ID, Ticket, Turn};
+use super::lead::Fds;
 use super::serve::Server;
 use super::service::watch;
 use super::session::{Action, Event, Session};
@@ -27,6 +28,8 @@ pub(super) struct Call<'a> {
     pub(super) time: Duration,
     /// The event loop, where there is one, looks whether it is late.
     pub(super) minded: bool,
+    /// The answer may bring file descriptors.
+    pub(super) takes_fds: bool,
 }
 
 /// The second socket, for the server's requests.
@@ -42,9 +45,9 @@ pub(super) struct Twin {
 pub(super) struct Engine {
     pub(super) socket: StreamSocket,
     pub(super) sender: FrameSender,
-    /// Held by the thread that leads.
-    pub(super) receiver: Mutex<FrameReceiver>,
     pub(super) twin: Option<Twin>,
+    /// The server may ask on the main socket.
+    pub(super) requests_on_main: bool,
     /// Watches both sockets; what an event loop polls.
     pub(super) watch: OwnedFd,
     /// Ticks while accesses rely on `service`.
@@ -87,11 +90,11 @@ impl Engine {
         counters.count(CommandCode::VERSION);
         Ok(Self {
             sender: FrameSender::new(parts.socket.clone()),
-            receiver: Mutex::new(parts.receiver),
             twin,
+            requests_on_main,
             watch,
             clock: OnceLock::new(),
-            in_flight: InFlight::new(),
+            in_flight: InFlight::new(parts.receiver),
             slow_waiter: Mutex::new(()),
             lost: OnceLock::new(),
             dma: parts.dma,
@@ -162,15 +165,31 @@ impl Engine {
         if let Some(cause) = self.lost() {
             return Err(ClientError::Lost(cause));
         }
-        let ticket = self.ticket(call)?;
-        if let Err(cause) = self.send(call, ticket.id, HeaderFlags::COMMAND) {
-            self.in_flight.abandon(&ticket);
-            return Err(ClientError::Lost(cause));
+        let (ticket, mut lead) = self.ticket(call)?;
+        if call.takes_fds && lead.is_none() {
+            // Nobody else reads while descriptors may come: others have no room for them.
+            lead = Some(self.await_lead(&ticket)?);
         }
-        self.await_answer(&ticket, read)
+        let sent = self.send(call, ticket.id, HeaderFlags::COMMAND, &mut || {
+            // The server may have to get rid of its answers before it reads on.
+            if let Some(lead) = lead.take_if(|_| !call.takes_fds) {
+                self.in_flight.stop_leading(lead);
+            }
+        });
+        match (sent, lead) {
+            (Ok(()), Some(lead)) => self.lead_to_answer(lead, &ticket, call.takes_fds, read),
+            (Ok(()), None) => self.await_answer(&ticket, read),
+            (Err(cause), lead) => {
+                self.in_flight.abandon(&ticket);
+                if let Some(lead) = lead {
+                    self.in_flight.stop_leading(lead);
+                }
+                Err(ClientError::Lost(cause))
+            }
+        }
     }
 
-    fn ticket(&self, call: &Call<'_>) -> Result<Ticket, ClientError> {
+    fn ticket(&self, call: &Call<'_>) -> Result<(Ticket, Option<Lead>), ClientError> {
         let minded = call.minded && self.clock.get().is_some();
         let begin = || self.in_flight.begin(call.command, call.time, minded);
         begin().or_else(|_| {
@@ -185,15 +204,17 @@ impl Engine {
         if let Some(cause) = self.lost() {
             return Err(ClientError::Lost(cause));
         }
-        self.send(call, POSTED_ID, HeaderFlags::COMMAND_NO_REPLY)
+        self.send(call, POSTED_ID, HeaderFlags::COMMAND_NO_REPLY, &mut || ())
             .map_err(ClientError::Lost)
     }
 
+    /// `before_waiting` is called if the socket is full or another thread sends.
     pub(super) fn send(
         &self,
         call: &Call<'_>,
         id: MessageId,
         flags: HeaderFlags,
+        before_waiting: &mut dyn FnMut(),
     ) -> Result<(), LostCause> {
         let command = call.command;
         self.counters.count(command);
@@ -207,8 +228,30 @@ impl Engine {
             fds: call.fds,
         };
         // Whatever the answer may take: other requests wait behind this one.
-        let sent = self.sender.send(&message, Patience::For(self.send_time));
+        let patience = Patience::For(self.send_time);
+        let sent = self
+            .sender
+            .send_and_tell(&message, patience, before_waiting);
         sent.map_err(|error| self.lose(Event::Send { error, command }))
+    }
+
+    /// Waits until nobody else reads.
+    fn await_lead(&self, ticket: &Ticket) -> Result<Lead, ClientError> {
+        let command = ticket.command;
+        loop {
+            if let Some(cause) = self.lost() {
+                self.in_flight.abandon(ticket);
+                return Err(ClientError::Lost(cause));
+            }
+            match self.in_flight.turn(ticket, || self.lost.get().is_some()) {
+                Turn::Lead(lead) => return Ok(lead),
+                Turn::Late => {
+                    self.lose(Event::Late { command });
+                }
+                // Nothing was asked yet.
+                Turn::Answered | Turn::Woken => {}
+            }
+        }
     }
 
     fn await_answer<R>(
@@ -236,21 +279,34 @@ impl Engine {
                     self.in_flight.finish(ticket, answer.body);
                     return result;
                 }
-                Turn::Lead => {
-                    let mut receiver = lock(&self.receiver);
-                    let led = self.lead(&mut receiver, ticket);
-                    let result = led.map(|header| {
-                        let frame = receiver.take(header);
-                        let failed = header.flags.error();
-                        let result = if failed { Err(header.errno()) } else { Ok(()) };
-                        answered(command, result, || read(frame.body, frame.fds))
-                    });
-                    drop(receiver);
-                    self.in_flight.finish_leading(ticket);
-                    return result.unwrap_or_else(|cause| Err(ClientError::Lost(cause)));
-                }
+                Turn::Lead(lead) => return self.lead_to_answer(lead, ticket, false, read),
             }
         }
+    }
+
+    fn lead_to_answer<R>(
+        &self,
+        mut lead: Lead,
+        ticket: &Ticket,
+        takes_fds: bool,
+        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+    ) -> Result<R, ClientError> {
+        let fds = if takes_fds {
+            Fds::Taken
+        } else {
+            Fds::ClosedUnseen
+        };
+        let result = match self.lead(&mut lead, ticket, fds) {
+            Ok(header) => {
+                let frame = lead.take(header);
+                let failed = header.flags.error();
+                let result = if failed { Err(header.errno()) } else { Ok(()) };
+                answered(ticket.command, result, || read(frame.body, frame.fds))
+            }
+            Err(cause) => Err(ClientError::Lost(cause)),
+        };
+        self.in_flight.finish_leading(lead, ticket);
+        result
     }
 }
 

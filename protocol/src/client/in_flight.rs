@@ -12,7 +12,7 @@ use crate::frame::Frame;
 use crate::header::{CommandCode, Header};
 use crate::ids::MessageId;
 use crate::limits::{MAX_IN_FLIGHT, WATCH_PERIOD};
-use crate::transport::{Deadline, Wait};
+use crate::transport::{Deadline, FrameReceiver, Wait};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -54,10 +54,10 @@ pub(super) enum NoTicket {
 }
 
 /// What a thread that waits has to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Turn {
     /// Read for all.
-    Lead,
+    Lead(Lead),
     /// The answer is there.
     Answered,
     /// The deadline passed.
@@ -65,6 +65,9 @@ pub(super) enum Turn {
     /// Something changed; look whether the device is lost.
     Woken,
 }
+
+/// The right to read, which one thread at a time has.
+pub(super) type Lead = Box<FrameReceiver>;
 
 /// An answer that another thread read.
 pub(super) struct Answer {
@@ -84,9 +87,9 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(receiver: FrameReceiver) -> Self {
         Self {
-            table: Mutex::new(Table::new()),
+            table: Mutex::new(Table::new(Box::new(receiver))),
             wakes: (0..MAX_IN_FLIGHT).map(|_| Condvar::new()).collect(),
             slow_wake: Condvar::new(),
         }
@@ -96,13 +99,14 @@ impl InFlight {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot for a request that must be answered within `time`; `minded` says that the event loop looks.
+    /// Takes a slot for a request that must be answered within `time`, and the lead, if nobody has it. `minded` says that
+    /// the event loop looks.
     pub(super) fn begin(
         &self,
         command: CommandCode,
         time: Duration,
         minded: bool,
-    ) -> Result<Ticket, NoTicket> {
+    ) -> Result<(Ticket, Option<Lead>), NoTicket> {
         let mut table = self.table();
         if table.slow.in_flight().is_some() {
             return Err(NoTicket::Busy);
@@ -112,7 +116,8 @@ impl InFlight {
         } else {
             Due::At(Deadline::after(time))
         };
-        table.take(Asked { command, due, time }, SlotState::Waiting)
+        let ticket = table.take(Asked { command, due, time }, SlotState::Waiting)?;
+        Ok((ticket, table.take_lead()))
     }
 
     /// Takes a slot for a request that no thread has to wait for.
@@ -159,23 +164,23 @@ impl InFlight {
     }
 
     /// Takes the lead if nobody has it.
-    pub(super) fn try_lead(&self) -> bool {
+    pub(super) fn try_lead(&self) -> Option<Lead> {
         self.table().take_lead()
     }
 
     /// Gives the lead away: to a thread that waits for an answer, if there is one.
-    pub(super) fn stop_leading(&self) {
-        self.release(None);
+    pub(super) fn stop_leading(&self, lead: Lead) {
+        self.release(lead, None);
     }
 
     /// The leader has its own answer: frees the slot and gives the lead away, in one step.
-    pub(super) fn finish_leading(&self, ticket: &Ticket) {
-        self.release(Some(ticket));
+    pub(super) fn finish_leading(&self, lead: Lead, ticket: &Ticket) {
+        self.release(lead, Some(ticket));
     }
 
-    fn release(&self, finished: Option<&Ticket>) {
+    fn release(&self, lead: Lead, finished: Option<&Ticket>) {
         let mut table = self.table();
-        table.led = false;
+        table.give_lead_back(lead);
         if let Some(ticket) = finished {
             table.free(ticket.slot);
         }

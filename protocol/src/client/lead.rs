@@ -1,6 +1,6 @@
 //! The thread that leads reads for all: its own answer, those of others, and what the server asks.
 
-use super::engine::{Engine, lock};
+use super::engine::Engine;
 use super::error::LostCause;
 use super::in_flight::{Due, Ticket};
 use super::session::{Action, Event, Socket};
@@ -10,14 +10,28 @@ use crate::transport::{Deadline, FrameReceiver, Patience, RecvError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+/// Whether file descriptors may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fds {
+    /// An answer in flight, or a request of the server, may bring some.
+    Taken,
+    /// None is due: the kernel closes what comes, and a read without room for them costs it less.
+    ClosedUnseen,
+}
+
 impl Engine {
     /// Reads for all until the ticket's own answer is whole in the receiver.
     pub(super) fn lead(
         &self,
         receiver: &mut FrameReceiver,
         ticket: &Ticket,
+        fds: Fds,
     ) -> Result<Header, LostCause> {
         let command = ticket.command;
+        receiver.take_fds(fds == Fds::Taken || self.requests_on_main);
+        if self.clock.get().is_some() {
+            receiver.forget_timer();
+        }
         let mut flood = match ticket.due {
             Due::At(deadline) => Some(deadline),
             Due::Tick(_) => None,
@@ -102,7 +116,7 @@ impl Engine {
 
     fn judge_message(
         &self,
-        receiver: &FrameReceiver,
+        receiver: &mut FrameReceiver,
         header: Header,
         awaited: bool,
     ) -> Result<Action, LostCause> {
@@ -113,18 +127,31 @@ impl Engine {
             awaited,
         };
         match self.judge(event) {
-            Action::Lose(cause) => Err(cause),
+            Action::Lose(cause) => {
+                // The client may be kept for long.
+                receiver.close_fds();
+                Err(cause)
+            }
             action @ (Action::Agree | Action::Deliver | Action::Serve) => Ok(action),
         }
     }
 
-    /// Takes what has come on the main socket, without waiting for anything: for a thread that leads and has no request
-    /// of its own.
+    /// Takes what has come on the main socket, without waiting for anything, unless another thread leads: it reads
+    /// everything.
     pub(super) fn read_what_came(&self) -> Result<(), LostCause> {
-        let mut receiver = lock(&self.receiver);
+        let Some(mut receiver) = self.in_flight.try_lead() else {
+            return Ok(());
+        };
+        let read = self.read_some(&mut receiver);
+        self.in_flight.stop_leading(receiver);
+        read
+    }
+
+    fn read_some(&self, receiver: &mut FrameReceiver) -> Result<(), LostCause> {
+        receiver.take_fds(true);
         for _ in 0..limits::MAX_SERVED_PER_CALL {
             match receiver.wait(Wait::Now) {
-                Ok(header) => self.handle(&mut receiver, header, Patience::None)?,
+                Ok(header) => self.handle(receiver, header, Patience::None)?,
                 Err(RecvError::NotYet) => return Ok(()),
                 Err(error) => {
                     return Err(self.lose(Event::Receive {

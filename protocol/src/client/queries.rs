@@ -1,6 +1,7 @@
 //! Requests that ask what the device is, and those of migration.
 
 use super::Client;
+use super::engine::Call;
 use super::error::ClientError;
 use crate::header::CommandCode;
 use crate::ids::{IrqIndex, RegionIndex};
@@ -65,7 +66,10 @@ impl Client {
     ) -> Result<R, ClientError> {
         let mut head = Vec::new();
         RegionInfoRequest { index, argsz }.encode(&mut head);
-        let call = self.call(CommandCode::DEVICE_GET_REGION_INFO, &head);
+        let call = Call {
+            takes_fds: true,
+            ..self.call(CommandCode::DEVICE_GET_REGION_INFO, &head)
+        };
         self.engine.call(&call, |body, fds| {
             fits(body, argsz)?;
             read(body, fds)
@@ -101,7 +105,10 @@ impl Client {
     ) -> Result<R, ClientError> {
         let mut head = Vec::new();
         IoFdsRequest { index, argsz }.encode(&mut head);
-        let call = self.call(CommandCode::DEVICE_GET_REGION_IO_FDS, &head);
+        let call = Call {
+            takes_fds: true,
+            ..self.call(CommandCode::DEVICE_GET_REGION_IO_FDS, &head)
+        };
         self.engine.call(&call, |body, fds| {
             fits(body, argsz)?;
             read(body, fds)

@@ -29,7 +29,7 @@ impl Client {
         let mut at = offset;
         for chunk in data.chunks_mut(self.chunk_bytes()) {
             let access = access(command, region, at, chunk.len())?;
-            let head = access_head(&access);
+            let head = access.to_bytes();
             let call = self.access(command, &head);
             self.engine.call(&call, |body, _fds| {
                 chunk.copy_from_slice(access.decode_read_reply(body)?);
@@ -54,7 +54,7 @@ impl Client {
         let mut at = offset;
         for chunk in data.chunks(self.chunk_bytes()) {
             let access = access(command, region, at, chunk.len())?;
-            let head = access_head(&access);
+            let head = access.to_bytes();
             let call = Call {
                 data: chunk,
                 ..self.access(command, &head)
@@ -83,7 +83,7 @@ impl Client {
             return Err(ClientError::Unsendable { command, what });
         }
         let access = access(command, region, offset, data.len())?;
-        let head = access_head(&access);
+        let head = access.to_bytes();
         let call = Call {
             data,
             time: self.reset_deadline,
@@ -107,7 +107,7 @@ impl Client {
         let mut at = offset;
         for chunk in data.chunks(self.chunk_bytes()) {
             let access = access(command, region, at, chunk.len())?;
-            let head = access_head(&access);
+            let head = access.to_bytes();
             self.engine.post(&Call {
                 data: chunk,
                 ..self.access(command, &head)
@@ -264,6 +264,7 @@ impl Client {
             fds: &[],
             time: self.access_deadline,
             minded: false,
+            takes_fds: false,
         }
     }
 
@@ -310,16 +311,6 @@ fn access(
             command,
             what: "the range runs past the end of the address space",
         })
-}
-
-/// The 16 bytes of an access, without a heap buffer.
-fn access_head(access: &RegionAccess) -> [u8; 16] {
-    let [o0, o1, o2, o3, o4, o5, o6, o7] = access.offset.to_ne_bytes();
-    let [r0, r1, r2, r3] = access.region.0.to_ne_bytes();
-    let [c0, c1, c2, c3] = access.count.to_ne_bytes();
-    [
-        o0, o1, o2, o3, o4, o5, o6, o7, r0, r1, r2, r3, c0, c1, c2, c3,
-    ]
 }
 
 /// What the server's kernel may take to pin this much memory.

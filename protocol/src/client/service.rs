@@ -88,13 +88,7 @@ impl Engine {
         if let Some(twin) = &self.twin {
             self.serve_twin(twin, Patience::None)?;
         }
-        if !self.in_flight.try_lead() {
-            // Whoever leads reads everything.
-            return Ok(());
-        }
-        let read = self.read_what_came();
-        self.in_flight.stop_leading();
-        read
+        self.read_what_came()
     }
 
     /// From now on reads do not end by themselves: the timer makes the event loop call `service`, which looks.
@@ -110,8 +104,9 @@ impl Engine {
             epoll::EventData::new_u64(2),
             epoll::EventFlags::IN,
         )?;
+        // In this order: a read that still relies on the socket's timer, and finds it gone, is one that `service` minds.
         self.clock.set(timer).map_err(|_| Errno::ALREADY)?;
-        lock(&self.receiver).remove_timer()
+        self.socket.remove_receive_timeout()
     }
 
     fn clock_has_ticked(&self) -> Result<bool, LostCause> {

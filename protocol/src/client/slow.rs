@@ -6,7 +6,8 @@
 
 use super::engine::{Call, Engine, lock};
 use super::error::ClientError;
-use super::in_flight::{InFlight, NoTicket, Ticket};
+use super::in_flight::{InFlight, Lead, NoTicket, Ticket};
+use super::lead::Fds;
 use super::session::Event;
 use crate::header::{CommandCode, HeaderFlags};
 use crate::messages::region::RegionAccess;
@@ -96,7 +97,7 @@ impl SlowRequest {
 /// What a thread that waits for the slow request has to do next.
 enum Turn {
     /// Read for all.
-    Lead(Ticket),
+    Lead(Lead, Ticket),
     /// There is none any more.
     Ended,
     Late(CommandCode),
@@ -112,19 +113,19 @@ impl InFlight {
         let State::InFlight { ticket, deadline } = table.slow.state else {
             return Turn::Ended;
         };
-        if !table.take_lead() {
-            let Some(left) = deadline.remaining() else {
-                return Turn::Late(ticket.command);
-            };
-            table.slow.awaited = true;
-            let (mut table, _) = self
-                .slow_wake
-                .wait_timeout(table, left)
-                .unwrap_or_else(PoisonError::into_inner);
-            table.slow.awaited = false;
-            return Turn::Woken;
+        if let Some(lead) = table.take_lead() {
+            return Turn::Lead(lead, ticket);
         }
-        Turn::Lead(ticket)
+        let Some(left) = deadline.remaining() else {
+            return Turn::Late(ticket.command);
+        };
+        table.slow.awaited = true;
+        let (mut table, _) = self
+            .slow_wake
+            .wait_timeout(table, left)
+            .unwrap_or_else(PoisonError::into_inner);
+        table.slow.awaited = false;
+        Turn::Woken
     }
 }
 
@@ -142,7 +143,7 @@ impl Engine {
         self.look_for_the_slow_answer()?;
         let ticket = self.in_flight.begin_slow(command, call.time, answer);
         let ticket = ticket.map_err(|reason| reason.for_command(command))?;
-        self.send(call, ticket.id, HeaderFlags::COMMAND)
+        self.send(call, ticket.id, HeaderFlags::COMMAND, &mut || ())
             .map_err(ClientError::Lost)
     }
 
@@ -166,11 +167,7 @@ impl Engine {
         if !self.slow_in_flight() {
             return Ok(());
         }
-        if self.in_flight.try_lead() {
-            let read = self.read_what_came();
-            self.in_flight.stop_leading();
-            read.map_err(ClientError::Lost)?;
-        }
+        self.read_what_came().map_err(ClientError::Lost)?;
         self.look_for_late_ones().map_err(ClientError::Lost)
     }
 
@@ -188,13 +185,11 @@ impl Engine {
                 Turn::Late(command) => {
                     self.lose(Event::Late { command });
                 }
-                Turn::Lead(ticket) => {
-                    let mut receiver = lock(&self.receiver);
-                    if let Ok(header) = self.lead(&mut receiver, &ticket) {
+                Turn::Lead(mut receiver, ticket) => {
+                    if let Ok(header) = self.lead(&mut receiver, &ticket, Fds::Taken) {
                         self.in_flight.deliver(receiver.take(header));
                     }
-                    drop(receiver);
-                    self.in_flight.stop_leading();
+                    self.in_flight.stop_leading(receiver);
                 }
             }
         }

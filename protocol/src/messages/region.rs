@@ -8,6 +8,9 @@ use crate::codec::{Put, Reader};
 use crate::ids::RegionIndex;
 use crate::refusal::BadField;
 
+/// Bytes of a [`RegionAccess`].
+pub const ACCESS_BYTES: usize = 16;
+
 bitflags::bitflags! {
     /// What can be done with a region.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +49,20 @@ pub struct RegionWrite<'a> {
 }
 
 impl RegionAccess {
-    /// Appends the 16 bytes; request of a read and head of every other message of the two commands.
+    /// The 16 bytes: request of a read and head of every other message of the two commands.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; ACCESS_BYTES] {
+        let [o0, o1, o2, o3, o4, o5, o6, o7] = self.offset.to_ne_bytes();
+        let [r0, r1, r2, r3] = self.region.0.to_ne_bytes();
+        let [c0, c1, c2, c3] = self.count.to_ne_bytes();
+        [
+            o0, o1, o2, o3, o4, o5, o6, o7, r0, r1, r2, r3, c0, c1, c2, c3,
+        ]
+    }
+
+    /// Appends the same.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u64(self.offset);
-        out.put_u32(self.region.0);
-        out.put_u32(self.count);
+        out.put_bytes(&self.to_bytes());
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, BadField> {

@@ -1,18 +1,17 @@
 //! One client: receive, decide, decode, refuse, answer.
 
+use super::answers::{Answers, RequestToken};
 use super::config::{CloseReason, ServerConfig};
 use super::session::{Agreement, Session, SessionAction, SessionEvent};
 use crate::command::{Command, DecodeContext};
 use crate::frame::Frame;
-use crate::header::{CommandCode, Header, HeaderFlags, MessageType};
-use crate::ids::MessageId;
+use crate::header::{CommandCode, Header, MessageType};
 use crate::limits;
-use crate::messages::version::{Capabilities, TwinSocket};
+use crate::messages::version::TwinSocket;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::transport::{
-    Deadline, FrameReceiver, FrameSender, Framed, Outgoing, Patience, ReceiveLimits, RecvError,
-    SendError, SocketError, StreamSocket, Wait,
+    Deadline, FrameReceiver, Framed, ReceiveLimits, RecvError, SocketError, StreamSocket, Wait,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -38,36 +37,6 @@ pub struct Request<'a> {
     pub token: RequestToken,
     /// What is asked.
     pub command: Command<'a>,
-}
-
-/// Names a request in its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestToken {
-    id: MessageId,
-    command: CommandCode,
-    no_reply: bool,
-}
-
-impl RequestToken {
-    fn of(header: &Header) -> Self {
-        Self {
-            id: header.id,
-            command: header.command,
-            no_reply: header.flags.no_reply(),
-        }
-    }
-
-    /// The client wants no answer: [`Connection::reply`] sends none.
-    #[must_use]
-    pub fn no_reply(&self) -> bool {
-        self.no_reply
-    }
-
-    /// Which command it was.
-    #[must_use]
-    pub fn command(&self) -> CommandCode {
-        self.command
-    }
 }
 
 /// A request that came while a DMA message was being answered.
@@ -97,15 +66,6 @@ pub struct Connection {
     pub(super) next_dma_id: u16,
 }
 
-/// Sends answers; apart from the receiver, whose buffer a request may still borrow.
-#[derive(Debug)]
-pub(super) struct Answers {
-    pub(super) sender: FrameSender,
-    pub(super) head: Vec<u8>,
-    send_deadline: Duration,
-    peer_max_msg_fds: u32,
-}
-
 impl Connection {
     /// Serves the client at the other end of `socket`.
     ///
@@ -115,12 +75,7 @@ impl Connection {
         let socket = StreamSocket::new(socket, None)?;
         Ok(Self {
             receiver: FrameReceiver::new(socket.clone(), receive_limits(&config)),
-            answers: Answers {
-                sender: FrameSender::new(socket.clone()),
-                head: Vec::new(),
-                send_deadline: config.deadlines.send,
-                peer_max_msg_fds: Capabilities::UNSTATED.max_msg_fds,
-            },
+            answers: Answers::new(socket.clone(), config.deadlines.send),
             session: Session::BeforeVersion,
             closed: None,
             negotiate_until: Deadline::after(config.deadlines.negotiation),
@@ -183,8 +138,9 @@ impl Connection {
                 if let Some(refusal) = self.negotiate(header) {
                     return Event::Refused(refusal);
                 }
-            } else if let Session::Negotiated(agreement) = self.session {
-                return self.decode(header, &agreement.context);
+            } else if let Session::Negotiated(agreement) = &self.session {
+                let context = agreement.context;
+                return self.decode(header, &context);
             } else {
                 self.decide(header, SessionEvent::Request(header.command));
             }
@@ -192,7 +148,9 @@ impl Connection {
     }
 
     fn next_header(&mut self) -> Result<Header, RecvError> {
-        self.current = self.set_aside.pop_front();
+        if self.current.is_some() || !self.set_aside.is_empty() {
+            self.current = self.set_aside.pop_front();
+        }
         if let Some(request) = &self.current {
             return Ok(request.header);
         }
@@ -347,35 +305,5 @@ fn receive_limits(config: &ServerConfig) -> ReceiveLimits {
         first_read_bytes: limits::FIRST_READ_REQUEST_BYTES,
         message_deadline: config.deadlines.message,
         blocks_for: None,
-    }
-}
-
-impl Answers {
-    fn send(&mut self, token: RequestToken, reply: Reply<'_>) -> Result<(), SendError> {
-        if token.no_reply {
-            return Ok(());
-        }
-        self.head.clear();
-        let parts = reply.encode(self.peer_max_msg_fds, &mut self.head);
-        let (flags, error) = if let Reply::Error(errno) = reply {
-            (
-                HeaderFlags::REPLY_ERROR,
-                errno.raw_os_error().unsigned_abs(),
-            )
-        } else {
-            (HeaderFlags::REPLY, 0)
-        };
-        self.sender.send(
-            &Outgoing {
-                id: token.id,
-                command: token.command,
-                flags,
-                error,
-                head: &self.head,
-                data: parts.data,
-                fds: parts.fd.as_ref().map_or(parts.fds, std::slice::from_ref),
-            },
-            Patience::For(self.send_deadline),
-        )
     }
 }

@@ -27,9 +27,11 @@
 
 mod connection;
 mod message_dma;
+mod answers;
 pub mod session;
 mod config;
 
+pub use answers::RequestToken;
 pub use config::{CloseReason, ServerConfig, ServerDeadlines};
-pub use connection::{Connection, Event, Request, RequestToken};
+pub use connection::{Connection, Event, Request};
 pub use message_dma::DmaError;

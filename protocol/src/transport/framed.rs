@@ -1,6 +1,7 @@
 //! Both directions of one connection in the hands of one thread.
 
-use super::receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
+use super::receiver::{FrameReceiver, ReceiveLimits, Wait};
+use super::recv_error::RecvError;
 use super::sender::{FrameSender, Outgoing, Patience, SendError};
 use super::socket::StreamSocket;
 use crate::frame::Frame;

@@ -8,12 +8,14 @@
 mod framed;
 mod sender;
 mod receiver;
+mod recv_error;
 mod socket;
 mod deadline;
 
 pub use crate::frame::Frame;
 pub use deadline::Deadline;
 pub use framed::Framed;
-pub use receiver::{FrameReceiver, ReceiveLimits, RecvError, Wait};
+pub use receiver::{FrameReceiver, ReceiveLimits, Wait};
+pub use recv_error::RecvError;
 pub use sender::{FrameSender, Outgoing, Patience, SendError};
 pub use socket::{SocketError, StreamSocket};

@@ -9,13 +9,16 @@
 //! where no message starts are closed and the message is marked.
 
 use super::deadline::Deadline;
+use super::recv_error::RecvError;
 use super::socket::StreamSocket;
 use crate::frame::Frame;
 use crate::header::{Header, HeaderError};
 use crate::limits::{HEADER_BYTES, KERNEL_MAX_FDS};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recv, recvmsg,
+};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -33,44 +36,6 @@ pub enum Wait {
     Watched,
     /// For ever for its first byte; from there on `MESSAGE_DEADLINE`.
     Forever,
-}
-
-/// No message. Only after `NotYet`, and after `Deadline` with nothing started, can the connection go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecvError {
-    /// [`Wait::Now`], and no whole message is there.
-    #[error("no whole message is there yet")]
-    NotYet,
-    /// The deadline passed before the first byte.
-    #[error("no message came before the deadline")]
-    Deadline,
-    /// The deadline passed in the middle of a message.
-    #[error("the message did not end before its deadline, after {received} bytes")]
-    Stalled {
-        /// Bytes that came.
-        received: usize,
-    },
-    /// The peer closed between two messages.
-    #[error("the peer closed the connection")]
-    Closed,
-    /// The peer closed in the middle of a message.
-    #[error("the peer closed the connection in the middle of a message, after {received} bytes")]
-    Truncated {
-        /// Bytes that came.
-        received: usize,
-    },
-    /// The header is outside the limits.
-    #[error(transparent)]
-    Header(#[from] HeaderError),
-    /// The kernel dropped descriptors, most likely because this process has too many open.
-    #[error("file descriptors of the message were lost, too many are open")]
-    FdsLost,
-    /// Descriptors came that could belong to two messages.
-    #[error("file descriptors came that could belong to either of two messages")]
-    FdsAmbiguous,
-    /// The kernel refused.
-    #[error("recvmsg failed")]
-    Io(#[source] Errno),
 }
 
 /// What a receiver takes, and how long it waits for it.
@@ -103,6 +68,8 @@ pub struct FrameReceiver {
     next_fds: Option<(usize, Vec<OwnedFd>)>,
     /// When the message at the front has to be whole.
     message_deadline: Option<Deadline>,
+    /// Descriptors may come with the next message.
+    takes_fds: bool,
 }
 
 impl FrameReceiver {
@@ -121,7 +88,14 @@ impl FrameReceiver {
             fds_on_body: false,
             next_fds: None,
             message_deadline: None,
+            takes_fds: true,
         }
+    }
+
+    /// Says whether descriptors may come from now on. A read without room for them is cheaper; the kernel closes those
+    /// that come all the same, and nobody sees that they did.
+    pub fn take_fds(&mut self, takes_fds: bool) {
+        self.takes_fds = takes_fds;
     }
 
     /// The next message.
@@ -157,20 +131,20 @@ impl FrameReceiver {
         }
     }
 
-    /// Takes the kernel's timer off the socket: reads with a deadline wait outside `recvmsg` from now on.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn remove_timer(&mut self) -> Result<(), Errno> {
-        // In this order: a read must never rely on a timer that is gone.
+    /// The socket has no timer any more: reads with a deadline wait outside `recvmsg` from now on.
+    pub fn forget_timer(&mut self) {
         self.limits.blocks_for = None;
-        self.socket.set_receive_timeout(None)
     }
 
     /// File descriptors of the message that was waited for.
     #[must_use]
     pub fn fd_count(&self) -> usize {
         self.fds.len()
+    }
+
+    /// Closes the descriptors of the message that was waited for.
+    pub fn close_fds(&mut self) {
+        self.fds.clear();
     }
 
     /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.
@@ -215,6 +189,11 @@ impl FrameReceiver {
         // Never taken: they close.
         self.fds.clear();
         self.fds_on_body = false;
+        if self.consumed == self.filled && self.next_fds.is_none() {
+            self.filled = 0;
+            self.consumed = 0;
+            return;
+        }
         self.buffer.copy_within(self.consumed..self.filled, 0);
         self.filled = self.filled.saturating_sub(self.consumed);
         if let Some((at, fds)) = self.next_fds.take() {
@@ -241,11 +220,21 @@ impl FrameReceiver {
 
     /// Reads what a message starts with, and possibly some of the next.
     fn read_first(&mut self, wait: Wait) -> Result<(), RecvError> {
+        if !self.takes_fds {
+            let end = self.limits.first_read_bytes.max(HEADER_BYTES);
+            return self.read(end, wait, receive).map(drop);
+        }
+        self.read_first_with_fds(wait)
+    }
+
+    fn read_first_with_fds(&mut self, wait: Wait) -> Result<(), RecvError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let already = self.filled;
         let end = self.limits.first_read_bytes.max(HEADER_BYTES);
-        let flags = self.read(end, &mut control, wait)?;
+        let flags = self.read(end, wait, |socket, room, flags| {
+            receive_with_fds(socket, room, &mut control, flags)
+        })?;
         let mut fds: Vec<OwnedFd> = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
@@ -291,7 +280,12 @@ impl FrameReceiver {
 
     /// Reads the rest of a message of `size` bytes. There is no room for descriptors: the kernel closes them.
     fn read_body(&mut self, size: usize, wait: Wait) -> Result<(), RecvError> {
-        let flags = self.read(size, &mut RecvAncillaryBuffer::default(), wait)?;
+        if !self.takes_fds {
+            return self.read(size, wait, receive).map(drop);
+        }
+        let flags = self.read(size, wait, |socket, room, flags| {
+            receive_with_fds(socket, room, &mut RecvAncillaryBuffer::default(), flags)
+        })?;
         if flags.contains(ReturnFlags::CTRUNC) {
             self.fds_on_body = true;
         }
@@ -302,19 +296,17 @@ impl FrameReceiver {
     fn read(
         &mut self,
         end: usize,
-        control: &mut RecvAncillaryBuffer<'_>,
         wait: Wait,
+        mut receive: impl FnMut(&StreamSocket, &mut [u8], RecvFlags) -> Received,
     ) -> Result<ReturnFlags, RecvError> {
         loop {
             let (blocking, then_wait) = self.plan(wait)?;
             let room = self.buffer.get_mut(self.filled..end).unwrap_or_default();
-            let mut slices = [IoSliceMut::new(room)];
-            let flags = RecvFlags::CMSG_CLOEXEC | blocking;
-            match recvmsg(&self.socket, &mut slices, control, flags) {
-                Ok(message) if message.bytes == 0 => return Err(self.end_of_stream()),
-                Ok(message) => {
-                    self.filled = self.filled.saturating_add(message.bytes);
-                    return Ok(message.flags);
+            match receive(&self.socket, room, blocking) {
+                Ok((0, _)) => return Err(self.end_of_stream()),
+                Ok((bytes, flags)) => {
+                    self.filled = self.filled.saturating_add(bytes);
+                    return Ok(flags);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => match then_wait {
@@ -370,4 +362,28 @@ impl FrameReceiver {
             received => RecvError::Truncated { received },
         }
     }
+}
+
+/// How many bytes came, and what the kernel says of them.
+type Received = Result<(usize, ReturnFlags), Errno>;
+
+fn receive(socket: &StreamSocket, room: &mut [u8], flags: RecvFlags) -> Received {
+    let (bytes, _) = recv(socket, room, flags)?;
+    Ok((bytes, ReturnFlags::empty()))
+}
+
+fn receive_with_fds(
+    socket: &StreamSocket,
+    room: &mut [u8],
+    control: &mut RecvAncillaryBuffer<'_>,
+    flags: RecvFlags,
+) -> Received {
+    let mut slices = [IoSliceMut::new(room)];
+    let message = recvmsg(
+        socket,
+        &mut slices,
+        control,
+        flags | RecvFlags::CMSG_CLOEXEC,
+    )?;
+    Ok((message.bytes, message.flags))
 }

@@ -96,50 +96,74 @@ impl FrameSender {
     /// # Errors
     /// It was not sent, or not whole; the connection must end.
     pub fn send(&self, message: &Outgoing<'_>, patience: Patience) -> Result<(), SendError> {
+        self.send_and_tell(message, patience, &mut || ())
+    }
+
+    /// The same; `before_waiting` is called each time the socket is found full, or another thread sends.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_and_tell(
+        &self,
+        message: &Outgoing<'_>,
+        patience: Patience,
+        before_waiting: &mut dyn FnMut(),
+    ) -> Result<(), SendError> {
         let size = HEADER_BYTES
-            .checked_add(message.head.len())
-            .and_then(|size| size.checked_add(message.data.len()))
-            .and_then(|size| u32::try_from(size).ok())
-            .ok_or(SendError::TooLarge)?;
+            .saturating_add(message.head.len())
+            .saturating_add(message.data.len());
         let header = Header {
             id: message.id,
             command: message.command,
-            size,
+            size: u32::try_from(size).map_err(|_| SendError::TooLarge)?,
             flags: message.flags,
             error: message.error,
         }
         .to_bytes();
-        let mut slices = [
-            IoSlice::new(&header),
-            IoSlice::new(message.head),
-            IoSlice::new(message.data),
-        ];
-        let mut slices = slices.as_mut_slice();
-        let _turn = self.take_turn(patience)?;
-        if message.fds.is_empty() {
-            if self.send_short(&mut slices)? {
+        let _turn = self.take_turn(patience, before_waiting)?;
+        let mut sent = 0;
+        if size <= SHORT_BYTES && message.fds.is_empty() {
+            sent = self.send_short(&header, message)?;
+            if sent == size {
                 return Ok(());
             }
-            let mut control = SendAncillaryBuffer::new(&mut []);
-            return self.send_slices(slices, &mut control, patience);
         }
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(message.fds)) {
-            return Err(SendError::TooLarge);
+        let mut until = None;
+        self.send_rest(&header, message, sent, || {
+            let deadline = match patience {
+                Patience::None => return Err(SendError::Deadline),
+                Patience::Until(deadline) => deadline,
+                Patience::For(time) => *until.get_or_insert_with(|| Deadline::after(time)),
+            };
+            before_waiting();
+            self.wait_for_room(deadline)
+        })
+    }
+
+    fn wait_for_room(&self, deadline: Deadline) -> Result<(), SendError> {
+        self.full.store(true, Ordering::Relaxed);
+        let ready = self.socket.wait(PollFlags::OUT, deadline);
+        self.full.store(false, Ordering::Relaxed);
+        if ready.map_err(SendError::Io)? {
+            return Ok(());
         }
-        self.send_slices(slices, &mut control, patience)
+        Err(SendError::Deadline)
     }
 
     /// Messages must not mix.
-    fn take_turn(&self, patience: Patience) -> Result<MutexGuard<'_, ()>, SendError> {
-        if patience != Patience::None {
-            return Ok(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+    fn take_turn(
+        &self,
+        patience: Patience,
+        before_waiting: &mut dyn FnMut(),
+    ) -> Result<MutexGuard<'_, ()>, SendError> {
         loop {
             match self.turn.try_lock() {
                 Ok(turn) => return Ok(turn),
                 Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if patience != Patience::None => {
+                    before_waiting();
+                    return Ok(self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+                }
                 Err(TryLockError::WouldBlock) if self.full.load(Ordering::Relaxed) => {
                     return Err(SendError::Deadline);
                 }
@@ -149,38 +173,53 @@ impl FrameSender {
         }
     }
 
-    /// Sends a short message from one buffer. False when it is longer, or the socket did not take all of it; `slices`
-    /// then is what is left.
-    fn send_short(&self, slices: &mut &mut [IoSlice<'_>]) -> Result<bool, SendError> {
+    /// Sends a short message from one buffer; returns how many bytes the socket took.
+    fn send_short(
+        &self,
+        header: &[u8; HEADER_BYTES],
+        message: &Outgoing<'_>,
+    ) -> Result<usize, SendError> {
         let mut buffer = [0; SHORT_BYTES];
-        let mut room = buffer.as_mut_slice();
-        for slice in slices.iter() {
-            let Some((part, rest)) = room.split_at_mut_checked(slice.len()) else {
-                return Ok(false);
-            };
-            part.copy_from_slice(slice);
-            room = rest;
+        let mut filled = 0usize;
+        for part in [header, message.head, message.data] {
+            let end = filled.saturating_add(part.len());
+            let room = buffer.get_mut(filled..end).ok_or(SendError::TooLarge)?;
+            room.copy_from_slice(part);
+            filled = end;
         }
-        let bytes = SHORT_BYTES.saturating_sub(room.len());
-        let whole = buffer.get(..bytes).unwrap_or_default();
-        match send(&self.socket, whole, FLAGS) {
-            Ok(sent) => {
-                IoSlice::advance_slices(slices, sent);
-                Ok(sent == bytes)
-            }
-            Err(Errno::INTR | Errno::AGAIN) => Ok(false),
+        match send(
+            &self.socket,
+            buffer.get(..filled).unwrap_or_default(),
+            FLAGS,
+        ) {
+            Ok(sent) => Ok(sent),
+            Err(Errno::INTR | Errno::AGAIN) => Ok(0),
             Err(error) => Err(failed(error)),
         }
     }
 
-    fn send_slices(
+    /// Sends what is behind the first `sent` bytes, with the descriptors beside its first.
+    fn send_rest(
         &self,
-        mut slices: &mut [IoSlice<'_>],
-        control: &mut SendAncillaryBuffer<'_, '_, '_>,
-        mut patience: Patience,
+        header: &[u8; HEADER_BYTES],
+        message: &Outgoing<'_>,
+        sent: usize,
+        mut wait: impl FnMut() -> Result<(), SendError>,
     ) -> Result<(), SendError> {
+        let mut slices = [
+            IoSlice::new(header),
+            IoSlice::new(message.head),
+            IoSlice::new(message.data),
+        ];
+        let mut slices = slices.as_mut_slice();
+        IoSlice::advance_slices(&mut slices, sent);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !message.fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(message.fds)) {
+            return Err(SendError::TooLarge);
+        }
         loop {
-            match sendmsg(&self.socket, slices, control, FLAGS) {
+            match sendmsg(&self.socket, slices, &mut control, FLAGS) {
                 Ok(sent) => {
                     control.clear();
                     IoSlice::advance_slices(&mut slices, sent);
@@ -189,20 +228,7 @@ impl FrameSender {
                     }
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    let deadline = match patience {
-                        Patience::None => return Err(SendError::Deadline),
-                        Patience::Until(deadline) => deadline,
-                        Patience::For(time) => Deadline::after(time),
-                    };
-                    patience = Patience::Until(deadline);
-                    self.full.store(true, Ordering::Relaxed);
-                    let ready = self.socket.wait(PollFlags::OUT, deadline);
-                    self.full.store(false, Ordering::Relaxed);
-                    if !ready.map_err(SendError::Io)? {
-                        return Err(SendError::Deadline);
-                    }
-                }
+                Err(Errno::AGAIN) => wait()?,
                 Err(error) => return Err(failed(error)),
             }
         }

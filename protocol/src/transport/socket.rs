@@ -48,9 +48,12 @@ impl StreamSocket {
         Ok(Self { fd: Arc::new(fd) })
     }
 
-    /// Changes how long a read blocks.
-    pub(super) fn set_receive_timeout(&self, timeout: Option<Duration>) -> Result<(), Errno> {
-        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, timeout)
+    /// From now on a read blocks until something comes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_receive_timeout(&self) -> Result<(), Errno> {
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, None)
     }
 
     /// Ends the connection in both directions; whoever waits on it wakes up.

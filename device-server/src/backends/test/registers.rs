@@ -118,6 +118,10 @@ impl Registers {
 
     /// Reads bytes from `offset` on.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+        if let (true, Ok(register)) = (offset & 3 == 0, <&mut [u8; 4]>::try_from(&mut *data)) {
+            *register = self.value(offset >> 2).to_le_bytes();
+            return;
+        }
         for (address, byte) in (offset..).zip(data) {
             let bytes = self.value(address >> 2).to_le_bytes();
             *byte = bytes.get(byte_in_register(address)).copied().unwrap_or(0);

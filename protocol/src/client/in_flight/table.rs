@@ -2,7 +2,7 @@
 //! 1023 requests in the same slot. Pure: no lock, no thread.
 
 use super::super::slow::{SlowAnswer, SlowRequest};
-use super::{Due, NoTicket, POSTED_ID, Ticket, Turn};
+use super::{Due, Lead, NoTicket, POSTED_ID, Ticket, Turn};
 use crate::header::{CommandCode, Header};
 use crate::ids::MessageId;
 use crate::limits::MAX_IN_FLIGHT;
@@ -19,7 +19,8 @@ const _: () = assert!(MAX_IN_FLIGHT == 64 && MAX_IN_FLIGHT << USE_BITS == 1 << 1
 /// Which requests are in flight, who leads, who sleeps.
 #[derive(Debug)]
 pub(in crate::client) struct Table {
-    pub(super) led: bool,
+    /// What the leader reads with; it is here while nobody leads.
+    lead: Option<Lead>,
     /// Ticks of the event loop's clock.
     pub(super) ticks: u64,
     /// Bit n: slot n is not free.
@@ -63,7 +64,7 @@ pub(super) enum SlotState {
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(lead: Lead) -> Self {
         let slot = || Slot {
             state: SlotState::Free,
             uses: 0,
@@ -74,7 +75,7 @@ impl Table {
             fds: Vec::new(),
         };
         Self {
-            led: false,
+            lead: Some(lead),
             ticks: 0,
             taken: 0,
             asleep: 0,
@@ -126,16 +127,18 @@ impl Table {
         let state = self.slots.get(ticket.slot)?.state;
         match state {
             SlotState::Answered(_) => Some(Turn::Answered),
-            SlotState::Waiting if self.take_lead() => Some(Turn::Lead),
-            SlotState::Waiting | SlotState::Free | SlotState::Slow(_) | SlotState::Collected => {
-                None
-            }
+            SlotState::Waiting => self.take_lead().map(Turn::Lead),
+            SlotState::Free | SlotState::Slow(_) | SlotState::Collected => None,
         }
     }
 
     /// Takes the lead if nobody has it.
-    pub(in crate::client) fn take_lead(&mut self) -> bool {
-        !std::mem::replace(&mut self.led, true)
+    pub(in crate::client) fn take_lead(&mut self) -> Option<Lead> {
+        self.lead.take()
+    }
+
+    pub(super) fn give_lead_back(&mut self, lead: Lead) {
+        self.lead = Some(lead);
     }
 
     pub(super) fn is_asleep(&self, index: usize) -> bool {
@@ -181,7 +184,20 @@ fn bit(index: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::{FrameReceiver, ReceiveLimits, StreamSocket};
     use std::collections::BTreeSet;
+
+    fn table() -> Table {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = StreamSocket::new(socket.into(), None).unwrap();
+        let limits = ReceiveLimits {
+            max_message_bytes: 64,
+            first_read_bytes: 36,
+            message_deadline: Duration::from_secs(1),
+            blocks_for: None,
+        };
+        Table::new(Box::new(FrameReceiver::new(socket, limits)))
+    }
 
     fn take(table: &mut Table) -> Result<Ticket, NoTicket> {
         let asked = Asked {
@@ -194,7 +210,7 @@ mod tests {
 
     #[test]
     fn ids_of_requests_in_flight_differ_and_none_is_that_of_posted_ones() {
-        let mut table = Table::new();
+        let mut table = table();
         for _ in 0..=MAX_USES {
             let tickets: Vec<Ticket> = (0..MAX_IN_FLIGHT)
                 .map(|_| take(&mut table).unwrap())
@@ -211,7 +227,7 @@ mod tests {
 
     #[test]
     fn one_request_after_another_never_has_the_same_id() {
-        let mut table = Table::new();
+        let mut table = table();
         let mut last = POSTED_ID;
         for _ in 0..3000 {
             let ticket = take(&mut table).unwrap();
