@@ -45,6 +45,15 @@ def stage_tests():
     return STAGE
 
 
+def why_no_kvm():
+    """Why no VM can run on this machine itself, or None."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    return None
+
+
 def why_no_peer_qemu():
     """Why a QEMU with the vfio-user-pci client cannot be had, or None."""
     with tempfile.NamedTemporaryFile() as initrd:

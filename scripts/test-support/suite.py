@@ -59,6 +59,7 @@ def steps(options):
     if not options.lab_only:
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
         yield "peer: QEMU's vfio-user client", functools.partial(ignored_tests, "interop"), artifacts.why_no_peer_qemu()
+        yield "bad vfio-user servers", functools.partial(ignored_tests, "vfio-user"), artifacts.why_no_kvm()
         yield "lab script", functools.partial(ignored_tests, "lab"), None
 
 

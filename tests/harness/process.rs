@@ -74,10 +74,15 @@ impl Process {
 
     /// Writes a line to the process's standard input.
     pub fn write_line(&mut self, line: &str) -> Result<()> {
+        self.write(format!("{line}\n").as_bytes())
+    }
+
+    /// Writes bytes to the process's standard input.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("stdin is a pipe")?;
         stdin
-            .write_all(format!("{line}\n").as_bytes())
-            .with_context(|| format!("write {line:?} to {}", self.name))
+            .write_all(bytes)
+            .with_context(|| format!("write {bytes:02x?} to {}", self.name))
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {

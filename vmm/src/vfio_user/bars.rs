@@ -15,6 +15,7 @@ use std::sync::Arc;
 use protocol::RegionInfo;
 
 use super::bar_file::{self, BarFileError};
+use super::notices::Notices;
 use crate::address_space::{AddressRange, AddressSpaces, Trap};
 use crate::kvm::{DeviceMapping, SlotId, Vm};
 use crate::one_line::one_line;
@@ -147,6 +148,7 @@ fn without_pages(offset: u64, len: u64, reserved: &[Range<u64>]) -> Vec<(u64, u6
 #[derive(Debug)]
 pub struct BarMap {
     id: String,
+    notices: Notices,
     vm: Arc<Vm>,
     spaces: Arc<AddressSpaces>,
     windows: PciWindows,
@@ -172,6 +174,7 @@ impl BarMap {
     ) -> Self {
         Self {
             id: id.to_owned(),
+            notices: Notices::new(id),
             vm,
             spaces,
             windows,
@@ -300,15 +303,7 @@ impl BarMap {
                 area.mapping.len_bytes(),
             ) {
                 Ok(slot) => slots.push((area.offset, slot)),
-                Err(error) => {
-                    let error = one_line(&error);
-                    tracing::warn!(
-                        device = self.id,
-                        bar = area.bar,
-                        error,
-                        "BAR area stays trapped"
-                    );
-                }
+                Err(error) => self.notices.failed("a BAR area stays trapped", &error),
             }
         }
         slots

@@ -32,6 +32,7 @@ use super::config::{DeviceConfig, InterruptMode, Written};
 use super::interrupts::Interrupts;
 use super::latency::Latency;
 use super::msix::MsixTable;
+use super::notices::Notices;
 use crate::address_space::Trap;
 use crate::kvm::Gsi;
 use crate::one_line::one_line;
@@ -52,6 +53,7 @@ pub struct VfioUserFunction {
     table: Mutex<MsixTable>,
     config: Mutex<DeviceConfig>,
     is_lost: AtomicBool,
+    notices: Notices,
     latency: Latency,
 }
 
@@ -71,6 +73,7 @@ impl VfioUserFunction {
         let vectors = parts.msix.map_or(0, |layout| layout.vectors);
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            notices: Notices::new(&parts.id),
             id: parts.id,
             client: parts.client,
             can_reset: parts.can_reset,
@@ -175,19 +178,16 @@ impl VfioUserFunction {
         if result.is_err() || self.is_lost() {
             data.fill(0xff);
         }
-        self.sent("read", result);
+        self.sent("a read failed", result);
     }
 
     /// Notes an answer: a refusal concerns the guest's access only, a loss the whole device. True if it succeeded.
     fn sent(&self, what: &'static str, result: Result<(), ClientError>) -> bool {
         let Err(error) = result else { return true };
-        if !self.is_lost() && self.client.lost().is_none() {
-            tracing::debug!(
-                device = self.id,
-                what,
-                error = one_line(&error),
-                "access failed"
-            );
+        // Busy is our own answer, while the device is in reset.
+        let is_ours = matches!(error, ClientError::Busy { .. });
+        if !is_ours && !self.is_lost() && self.client.lost().is_none() {
+            self.notices.failed(what, &error);
         }
         false
     }
@@ -231,7 +231,7 @@ impl VfioUserFunction {
             } else {
                 self.client.region_write(config, offset, bytes)
             };
-            self.sent("write configuration space", result);
+            self.sent("a write of configuration space failed", result);
         }
     }
 
@@ -241,11 +241,7 @@ impl VfioUserFunction {
             return true;
         }
         if let Some(Err(error)) = self.client.take_reset_outcome() {
-            tracing::error!(
-                device = self.id,
-                error = one_line(&error),
-                "the device was not reset"
-            );
+            self.notices.failed("the device was not reset", &error);
         }
         false
     }
@@ -342,15 +338,13 @@ impl PciFunction for VfioUserFunction {
             let off = self
                 .client
                 .region_write(RegionIndex::CONFIG, COMMAND, &[0, 0]);
-            self.sent("turn off", off);
+            self.sent("the device was not turned off before its reset", off);
             // 3. The device itself.
             if !self.can_reset {
-                tracing::warn!(
-                    device = self.id,
-                    "the guest was reset, the device cannot be: it keeps its state"
-                );
+                self.notices
+                    .once("the guest was reset, the device cannot be: it keeps its state");
             } else {
-                self.sent("reset", self.client.start_reset());
+                self.sent("the device was not reset", self.client.start_reset());
             }
         }
         drop(turn);
@@ -361,11 +355,8 @@ impl PciFunction for VfioUserFunction {
         if let Err(error) = self.client.finish_reset()
             && self.client.lost().is_none()
         {
-            tracing::error!(
-                device = self.id,
-                error = one_line(&error),
-                "device not reset with the guest"
-            );
+            let what = "the device was not reset with the guest";
+            self.notices.failed(what, &error);
         }
         self.notice_loss();
     }

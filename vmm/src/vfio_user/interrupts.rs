@@ -13,14 +13,16 @@ use super::describe::Irqs;
 use super::intx::Intx;
 use super::msi::MsiState;
 use super::msix::MsixTable;
-use super::vectors::{VectorError, Vectors};
+use super::notices::Notices;
+use super::vectors::Vectors;
 use crate::kvm::{Gsi, Vm};
-use crate::one_line::one_line;
+
+const NOT_WIRED: &str = "an interrupt vector is not wired";
 
 /// The interrupts of one device.
 #[derive(Debug)]
 pub struct Interrupts {
-    id: String,
+    notices: Notices,
     client: Arc<Client>,
     vm: Arc<Vm>,
     irqs: Irqs,
@@ -41,7 +43,7 @@ impl Interrupts {
     /// All off.
     pub fn new(id: &str, client: Arc<Client>, vm: Arc<Vm>, irqs: Irqs) -> Self {
         Self {
-            id: id.to_owned(),
+            notices: Notices::new(id),
             client,
             vm,
             irqs,
@@ -91,7 +93,7 @@ impl Interrupts {
             };
             let masked = entry.masked || mask_all;
             if let Err(error) = vectors.set(vector, entry.message, masked, expected) {
-                report(&self.id, vector, &error);
+                self.notices.failed_at(NOT_WIRED, Some(vector), &error);
             }
         }
     }
@@ -114,11 +116,8 @@ impl Interrupts {
         if let Err(error) = result
             && self.client.lost().is_none()
         {
-            tracing::warn!(
-                device = self.id,
-                error = one_line(&error),
-                "interrupts not disabled at the device server"
-            );
+            let what = "interrupts not disabled at the device server";
+            self.notices.failed(what, &error);
         }
     }
 
@@ -136,11 +135,8 @@ impl Interrupts {
         match Intx::start(&self.client, &self.vm, &self.irqs.intx, self.pin?) {
             Ok(intx) => Some(intx),
             Err(error) => {
-                tracing::warn!(
-                    device = self.id,
-                    error = one_line(&error),
-                    "the interrupt pin is not wired"
-                );
+                self.notices
+                    .failed("the interrupt pin is not wired", &error);
                 None
             }
         }
@@ -154,17 +150,8 @@ impl Interrupts {
         for (vector, message) in (0..).zip(&state.messages) {
             let masked = state.masked >> vector & 1 != 0;
             if let Err(error) = vectors.set(vector, *message, masked, expected) {
-                report(&self.id, vector, &error);
+                self.notices.failed_at(NOT_WIRED, Some(vector), &error);
             }
         }
     }
-}
-
-fn report(id: &str, vector: u32, error: &VectorError) {
-    tracing::warn!(
-        device = id,
-        vector,
-        error = one_line(error),
-        "an interrupt vector is not wired"
-    );
 }

@@ -33,6 +33,7 @@ pub mod msix;
 pub mod describe;
 pub mod capabilities;
 pub mod latency;
+mod notices;
 mod wire;
 
 use std::sync::Arc;

@@ -81,7 +81,8 @@ impl VfioUserFunction {
             match part {
                 Part::Device => {
                     let region = RegionIndex(u32::from(bar));
-                    self.sent("write a BAR", self.client.region_write(region, at, piece));
+                    let result = self.client.region_write(region, at, piece);
+                    self.sent("a write of a BAR failed", result);
                 }
                 Part::Table(start) => {
                     let touched = lock(&self.table).write(at - start, piece);
