@@ -1,7 +1,8 @@
 //! What a jailed VMM may ask of its supervisor: attach a device under an id, release it. Nothing else.
 //!
 //! One JSON text per packet of a SOCK_SEQPACKET pair, so that a packet is a whole message or an error. A request carries no
-//! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket.
+//! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket. A request has a number, and
+//! replies name it: an answer that comes too late is never taken for that of a later request.
 //! Not here: which devices a VMM may have (the supervisor's policy), rates and deadlines.
 //! Limits: `MAX_CONTROL_BYTES` per message, `MAX_ID_BYTES` per id, `MAX_SOCKET_PATH_BYTES` per path.
 
@@ -31,6 +32,8 @@ pub const MAX_REASON_BYTES: usize = 512;
 pub enum Request {
     /// Give me a vfio-user socket of this device.
     Attach {
+        /// The request's number.
+        number: u32,
         /// The id of the device in this VM.
         id: String,
         /// Which device.
@@ -38,6 +41,8 @@ pub enum Request {
     },
     /// I have let go of this device: end its server and say when the host has it back.
     Release {
+        /// The request's number.
+        number: u32,
         /// The id it was attached under.
         id: String,
     },
@@ -87,24 +92,33 @@ impl BarMmap {
     }
 }
 
-/// What the supervisor answers. Every request gets one reply, which names its id; replies may come in another order.
+/// What the supervisor answers. Every request gets one reply, but for `Held`, which one more may follow; replies may come in
+/// another order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
     /// The device is served; its socket comes with this message.
     Attached {
-        /// The id of the request.
-        id: String,
+        /// The number of the request.
+        number: u32,
     },
     /// The server has ended and its devices can be used by the host.
     Released {
-        /// The id of the request.
-        id: String,
+        /// The number of the request.
+        number: u32,
+    },
+    /// To a release: not yet, and why. One line for the operator. `Released` with the same number follows when it is so after
+    /// all; a second release of the same device does not wait for what cannot be mended.
+    Held {
+        /// The number of the request.
+        number: u32,
+        /// What keeps the host from having the device.
+        reason: String,
     },
     /// No, and why. One line for the operator.
     Refused {
-        /// The id of the request.
-        id: String,
+        /// The number of the request.
+        number: u32,
         /// What was tried, why it failed and what to do.
         reason: String,
     },
@@ -119,6 +133,8 @@ pub enum MessageError {
     /// A field with a value that cannot be.
     #[error("field {field} of a request is no {expected}")]
     Field {
+        /// The number of the request.
+        number: u32,
         /// Which one.
         field: &'static str,
         /// What it has to be.
@@ -137,6 +153,7 @@ enum WireRequest {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct WireAttach {
+    number: u32,
     id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     host: Option<String>,
@@ -149,12 +166,13 @@ struct WireAttach {
 }
 
 impl WireAttach {
-    fn new(id: String, target: Target) -> WireAttach {
+    fn new(number: u32, id: String, target: Target) -> WireAttach {
         let (host, options, socket) = match target {
             Target::Host { host, options } => (Some(host.to_string()), options, None),
             Target::Socket { path } => (None, HostOptions::default(), Some(path)),
         };
         WireAttach {
+            number,
             id,
             host,
             allow_no_reset: options.allow_no_reset,
@@ -174,14 +192,22 @@ impl WireAttach {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireRelease {
+    number: u32,
     id: String,
 }
 
 impl Request {
+    /// The number that replies name.
+    pub fn number(&self) -> u32 {
+        match self {
+            Request::Attach { number, .. } | Request::Release { number, .. } => *number,
+        }
+    }
+
     /// The id that the request is about.
     pub fn id(&self) -> &str {
         match self {
-            Request::Attach { id, .. } | Request::Release { id } => id,
+            Request::Attach { id, .. } | Request::Release { id, .. } => id,
         }
     }
 
@@ -190,10 +216,12 @@ impl Request {
         match serde_json::from_slice(packet).map_err(|_| MessageError::Unknown)? {
             WireRequest::Attach(attach) => {
                 let options = attach.options();
-                let id = checked_id(attach.id)?;
+                let number = attach.number;
+                let id = checked_id(number, attach.id)?;
                 let target = match (attach.host, attach.socket) {
                     (Some(host), None) => Target::Host {
                         host: host.parse().map_err(|_| MessageError::Field {
+                            number,
                             field: "host",
                             expected: "PCI address",
                         })?,
@@ -201,14 +229,15 @@ impl Request {
                     },
                     // A server that others started is served as they said.
                     (None, Some(path)) if options == HostOptions::default() => Target::Socket {
-                        path: checked_path(path)?,
+                        path: checked_path(number, path)?,
                     },
                     (_, _) => return Err(MessageError::Unknown),
                 };
-                Ok(Request::Attach { id, target })
+                Ok(Request::Attach { number, id, target })
             }
-            WireRequest::Release(release) => Ok(Request::Release {
-                id: checked_id(release.id)?,
+            WireRequest::Release(WireRelease { number, id }) => Ok(Request::Release {
+                number,
+                id: checked_id(number, id)?,
             }),
         }
     }
@@ -216,18 +245,21 @@ impl Request {
     /// The packet.
     pub fn encode(&self) -> Vec<u8> {
         let wire = match self.clone() {
-            Request::Attach { id, target } => WireRequest::Attach(WireAttach::new(id, target)),
-            Request::Release { id } => WireRequest::Release(WireRelease { id }),
+            Request::Attach { number, id, target } => {
+                WireRequest::Attach(WireAttach::new(number, id, target))
+            }
+            Request::Release { number, id } => WireRequest::Release(WireRelease { number, id }),
         };
-        // Strings, booleans and names always serialize.
+        // Strings, numbers, booleans and names always serialize.
         serde_json::to_vec(&wire).unwrap_or_default()
     }
 }
 
-fn checked_id(id: String) -> Result<String, MessageError> {
+fn checked_id(number: u32, id: String) -> Result<String, MessageError> {
     let printable = !id.chars().any(char::is_control);
     if id.is_empty() || id.len() > MAX_ID_BYTES || !printable {
         return Err(MessageError::Field {
+            number,
             field: "id",
             expected: "id of 1 to 255 bytes without control characters",
         });
@@ -235,10 +267,11 @@ fn checked_id(id: String) -> Result<String, MessageError> {
     Ok(id)
 }
 
-fn checked_path(path: String) -> Result<String, MessageError> {
+fn checked_path(number: u32, path: String) -> Result<String, MessageError> {
     let printable = !path.chars().any(char::is_control);
     if !path.starts_with('/') || path.len() > MAX_SOCKET_PATH_BYTES || !printable {
         return Err(MessageError::Field {
+            number,
             field: "socket",
             expected: "absolute path of at most 107 bytes",
         });
@@ -248,15 +281,24 @@ fn checked_path(path: String) -> Result<String, MessageError> {
 
 impl Reply {
     /// A refusal, with its reason cut to `MAX_REASON_BYTES` and to one line.
-    pub fn refused(id: &str, reason: &str) -> Reply {
-        let mut text: String = reason
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
-        Reply::Refused {
-            id: id.to_owned(),
-            reason: text,
+    pub fn refused(number: u32, reason: &str) -> Reply {
+        let reason = short(reason);
+        Reply::Refused { number, reason }
+    }
+
+    /// What keeps the host from having a device, cut like a refusal's reason.
+    pub fn held(number: u32, reason: &str) -> Reply {
+        let reason = short(reason);
+        Reply::Held { number, reason }
+    }
+
+    /// The number of the request that it answers.
+    pub fn number(&self) -> u32 {
+        match self {
+            Reply::Attached { number }
+            | Reply::Released { number }
+            | Reply::Held { number, .. }
+            | Reply::Refused { number, .. } => *number,
         }
     }
 
@@ -267,9 +309,18 @@ impl Reply {
 
     /// The packet.
     pub fn encode(&self) -> Vec<u8> {
-        // Strings always serialize.
+        // Strings and numbers always serialize.
         serde_json::to_vec(self).unwrap_or_default()
     }
+}
+
+fn short(reason: &str) -> String {
+    let mut text: String = reason
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
+    text
 }
 
 #[cfg(test)]

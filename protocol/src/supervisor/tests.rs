@@ -10,6 +10,7 @@ fn attach_host() -> Request {
         options: HostOptions::default(),
     };
     Request::Attach {
+        number: 7,
         id: "net".into(),
         target,
     }
@@ -25,27 +26,35 @@ fn requests_golden_text() {
         },
     };
     let with_options = Request::Attach {
+        number: 7,
         id: "net".into(),
         target: with_options,
     };
     let socket = Request::Attach {
+        number: u32::MAX,
         id: "d".into(),
         target: Target::Socket {
             path: "/run/x.sock".into(),
         },
     };
-    let release = Request::Release { id: "net".into() };
+    let release = Request::Release {
+        number: 8,
+        id: "net".into(),
+    };
     for (request, text) in [
         (
             attach_host(),
-            r#"{"attach":{"id":"net","host":"0000:1a:00.3"}}"#,
+            r#"{"attach":{"number":7,"id":"net","host":"0000:1a:00.3"}}"#,
         ),
         (
             with_options,
-            r#"{"attach":{"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"bar-mmap":"off"}}"#,
+            r#"{"attach":{"number":7,"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"bar-mmap":"off"}}"#,
         ),
-        (socket, r#"{"attach":{"id":"d","socket":"/run/x.sock"}}"#),
-        (release, r#"{"release":{"id":"net"}}"#),
+        (
+            socket,
+            r#"{"attach":{"number":4294967295,"id":"d","socket":"/run/x.sock"}}"#,
+        ),
+        (release, r#"{"release":{"number":8,"id":"net"}}"#),
     ] {
         assert_eq!(String::from_utf8(request.encode()).unwrap(), text);
         assert_eq!(Request::decode(text.as_bytes()), Ok(request));
@@ -66,32 +75,54 @@ fn request_truncated_at_any_length_is_refused() {
 
 #[test]
 fn requests_outside_the_closed_set_are_refused() {
+    for text in [
+        r#"{"exec":{"number":1,"id":"x"}}"#,
+        r#"{"attach":{"number":1,"id":"x"}}"#,
+        r#"{"attach":{"id":"x","host":"0000:1a:00.3"}}"#,
+        r#"{"attach":{"number":-1,"id":"x","host":"0000:1a:00.3"}}"#,
+        r#"{"attach":{"number":4294967296,"id":"x","host":"0000:1a:00.3"}}"#,
+        r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","socket":"/run/x.sock"}}"#,
+        r#"{"attach":{"number":1,"id":"x","socket":"/run/x.sock","allow-no-reset":true}}"#,
+        r#"{"attach":{"number":1,"id":"x","socket":"/run/x.sock","bar-mmap":"off"}}"#,
+        r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","bar-mmap":"maybe"}}"#,
+        r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","container":"/dev/vfio/vfio"}}"#,
+        r#"{"release":{"number":1,"id":"x"}} {"release":{"number":2,"id":"y"}}"#,
+        r#"[]"#,
+    ] {
+        assert_eq!(
+            Request::decode(text.as_bytes()),
+            Err(MessageError::Unknown),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn field_that_cannot_be_is_told_with_the_number_of_its_request() {
     let long_id = format!(
-        r#"{{"release":{{"id":"{}"}}}}"#,
+        r#"{{"release":{{"number":9,"id":"{}"}}}}"#,
         "x".repeat(MAX_ID_BYTES + 1)
     );
     let long_path = format!(
-        r#"{{"attach":{{"id":"x","socket":"/{}"}}}}"#,
+        r#"{{"attach":{{"number":9,"id":"x","socket":"/{}"}}}}"#,
         "x".repeat(MAX_SOCKET_PATH_BYTES)
     );
     for text in [
-        r#"{"exec":{"id":"x"}}"#,
-        r#"{"attach":{"id":"x"}}"#,
-        r#"{"attach":{"id":"x","host":"0000:1a:00.3","socket":"/run/x.sock"}}"#,
-        r#"{"attach":{"id":"x","host":"../../etc"}}"#,
-        r#"{"attach":{"id":"x","socket":"relative"}}"#,
-        r#"{"attach":{"id":"x","socket":"/run/x.sock","allow-no-reset":true}}"#,
-        r#"{"attach":{"id":"x","socket":"/run/x.sock","bar-mmap":"off"}}"#,
-        r#"{"attach":{"id":"x","host":"0000:1a:00.3","bar-mmap":"maybe"}}"#,
-        r#"{"attach":{"id":"x","host":"0000:1a:00.3","container":"/dev/vfio/vfio"}}"#,
-        r#"{"attach":{"id":"","host":"0000:1a:00.3"}}"#,
-        r#"{"attach":{"id":"a\nb","host":"0000:1a:00.3"}}"#,
-        r#"{"release":{"id":"x"}} {"release":{"id":"y"}}"#,
-        r#"[]"#,
+        r#"{"attach":{"number":9,"id":"x","host":"../../etc"}}"#,
+        r#"{"attach":{"number":9,"id":"x","socket":"relative"}}"#,
+        r#"{"attach":{"number":9,"id":"x","socket":"/a\nb"}}"#,
+        r#"{"attach":{"number":9,"id":"","host":"0000:1a:00.3"}}"#,
+        r#"{"attach":{"number":9,"id":"a\nb","host":"0000:1a:00.3"}}"#,
         &long_id,
         &long_path,
     ] {
-        assert!(Request::decode(text.as_bytes()).is_err(), "{text}");
+        assert!(
+            matches!(
+                Request::decode(text.as_bytes()),
+                Err(MessageError::Field { number: 9, .. })
+            ),
+            "{text}"
+        );
     }
 }
 
@@ -99,33 +130,38 @@ fn requests_outside_the_closed_set_are_refused() {
 fn replies_golden_text() {
     for (reply, text) in [
         (
-            Reply::Attached { id: "net".into() },
-            r#"{"attached":{"id":"net"}}"#,
+            Reply::Attached { number: 7 },
+            r#"{"attached":{"number":7}}"#,
         ),
         (
-            Reply::Released { id: "net".into() },
-            r#"{"released":{"id":"net"}}"#,
+            Reply::Released { number: 7 },
+            r#"{"released":{"number":7}}"#,
         ),
         (
-            Reply::refused("net", "no\nway"),
-            r#"{"refused":{"id":"net","reason":"no way"}}"#,
+            Reply::held(7, "its server is stuck"),
+            r#"{"held":{"number":7,"reason":"its server is stuck"}}"#,
+        ),
+        (
+            Reply::refused(7, "no\nway"),
+            r#"{"refused":{"number":7,"reason":"no way"}}"#,
         ),
     ] {
         assert_eq!(String::from_utf8(reply.encode()).unwrap(), text);
-        assert_eq!(Reply::decode(text.as_bytes()), Ok(reply));
+        assert_eq!(Reply::decode(text.as_bytes()), Ok(reply.clone()));
+        assert_eq!(reply.number(), 7);
     }
 }
 
 #[test]
 fn longest_messages_fit_the_limit() {
-    let id = "\"".repeat(MAX_ID_BYTES);
     let path = format!("/{}", "\"".repeat(MAX_SOCKET_PATH_BYTES - 1));
     let request = Request::Attach {
-        id: id.clone(),
+        number: u32::MAX,
+        id: "\"".repeat(MAX_ID_BYTES),
         target: Target::Socket { path },
     };
     assert!(request.encode().len() <= MAX_CONTROL_BYTES);
-    let reply = Reply::refused(&id, &"\"".repeat(10_000));
+    let reply = Reply::refused(u32::MAX, &"\"".repeat(10_000));
     assert!(reply.encode().len() <= MAX_CONTROL_BYTES);
 }
 

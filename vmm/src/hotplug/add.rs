@@ -3,14 +3,19 @@
 //! Everything on the host's side is done before the command returns. Each step that fails undoes those before it: nothing is
 //! left, neither a process nor a held group nor pinned memory, and the error is the command's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use protocol::supervisor::Target;
 use serde_json::{Map, Value};
 
-use super::devices::{Devices, Entry, State};
+use super::devices::Devices;
+use super::lifecycle::{Event, State};
 use super::ready::Watched;
-use super::supervisor::SupervisorError;
+use super::supervisor::{Release, SupervisorError};
+use super::table::{DeviceKey, Entry};
 use super::worker::Job;
 use crate::config::json;
 use crate::config::place::ROOT_BUS;
@@ -20,6 +25,10 @@ use crate::one_line::one_line;
 use crate::pci::HotPlugError;
 use crate::qmp::errors::QmpError;
 use crate::vfio_user::{AttachError, VfioUserFunction};
+
+/// How long a command that failed waits for what it began to be undone. Source: the supervisor kills a server that does not end
+/// within 75 s.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Why a device was not added.
 #[derive(Debug, thiserror::Error)]
@@ -64,17 +73,29 @@ impl Devices {
     ) -> Result<(), QmpError> {
         let config = parse(properties)?;
         let id = config.id().to_owned();
-        self.admit(&config)
-            .and_then(|()| self.plug_new(&config))
-            .map_err(|error| {
-                let error = QmpError::from_chain(&error);
-                tracing::warn!(device = id, error = error.desc, "device not added");
-                error
-            })
+        let outcome = self
+            .admit(&config)
+            .and_then(|device| self.plug_new(&device, &config));
+        outcome.map_err(|error| {
+            let error = QmpError::from_chain(&error);
+            tracing::warn!(device = id, error = error.desc, "device not added");
+            error
+        })
+    }
+
+    /// A lost device is plugged again.
+    pub(super) fn attach_again(self: &Arc<Self>, device: &DeviceKey, config: &DeviceConfig) {
+        match self.plug_new(device, config) {
+            Ok(()) => tracing::warn!(device = device.id(), "started anew after it was lost"),
+            Err(error) => {
+                let error = one_line(&error);
+                tracing::error!(device = device.id(), error, "not started anew");
+            }
+        }
     }
 
     /// Takes the id and the source, unless they are taken.
-    fn admit(&self, config: &DeviceConfig) -> Result<(), AddError> {
+    fn admit(&self, config: &DeviceConfig) -> Result<DeviceKey, AddError> {
         let id = config.id();
         if let DeviceConfig::RootPort(_) = config {
             return Err(AddError::NotHotPluggable {
@@ -91,50 +112,46 @@ impl Devices {
         if self.is_port(id) {
             return Err(duplicate("a root port has it"));
         }
-        match self.table().get(id).map(|entry| entry.state) {
-            Some(State::Releasing) => {
-                return Err(duplicate("it is being released; wait for DEVICE_DELETED"));
-            }
-            Some(State::Attaching | State::Present) => {
-                return Err(duplicate("another device has it; ids are unique"));
-            }
-            None => {}
-        }
+        let taken = |entries: &BTreeMap<String, Entry>| match entries.get(id) {
+            Some(entry) => Err(duplicate(why_taken(entry.state))),
+            None => Ok(()),
+        };
+        // An id that is taken comes before a place that is.
+        self.table.look(taken)?;
         self.machine.pci.check_hot_plug(id, config.place())?;
-        let mut table = self.table();
-        let source = source_name(config);
-        if let Some((other, _)) = table
-            .iter()
-            .find(|(_, entry)| source_name(&entry.config) == source)
-        {
-            return Err(AddError::SameSource {
-                id: id.to_owned(),
-                source_name: source,
-                other: other.clone(),
-            });
-        }
-        table.insert(id.to_owned(), Entry::new(config.clone()));
-        Ok(())
+        self.table.insert(config.clone(), State::Adding, |entries| {
+            taken(entries)?;
+            let source = source_name(config);
+            let same = |entry: &&Entry| source_name(&entry.config) == source;
+            match entries.values().find(same) {
+                Some(other) => Err(AddError::SameSource {
+                    id: id.to_owned(),
+                    source_name: source.clone(),
+                    other: other.config.id().to_owned(),
+                }),
+                None => Ok(()),
+            }
+        })
     }
 
-    /// Starts its server, attaches it, and puts it into its slot. Its entry is in the table; it is not if this fails.
-    pub(super) fn plug_new(self: &Arc<Self>, config: &DeviceConfig) -> Result<(), AddError> {
-        let id = config.id();
+    /// Starts its server, attaches it, and puts it into its slot. If this fails nothing of it is left.
+    fn plug_new(
+        self: &Arc<Self>,
+        device: &DeviceKey,
+        config: &DeviceConfig,
+    ) -> Result<(), AddError> {
         let outcome = self.obtain(config).and_then(|function| {
-            let placed = self.place(config, &function);
+            let placed = self.place(device, config, &function);
             if placed.is_err() {
-                self.take_back(id, &function);
+                self.take_back(device, &function);
             }
             placed
         });
-        if outcome.is_err() {
+        match outcome {
+            Ok(()) => self.on(device, Event::Placed),
             // The supervisor may hold a part of it: a server that ends, or an answer that came too late.
-            if let Some(supervisor) = &self.machine.supervisor
-                && let Err(error) = supervisor.release(id)
-            {
-                tracing::debug!(device = id, error = one_line(&error), "nothing to release");
-            }
-            self.table().remove(id);
+            Err(_) if self.release_now(device) => self.on(device, Event::NotPlaced),
+            Err(_) => {}
         }
         outcome
     }
@@ -156,39 +173,83 @@ impl Devices {
 
     fn place(
         self: &Arc<Self>,
+        device: &DeviceKey,
         config: &DeviceConfig,
         function: &Arc<VfioUserFunction>,
     ) -> Result<(), AddError> {
-        let id = config.id();
-        // From here on a loss, a removal or the end of the machine finds it.
-        self.change(id, |entry| {
-            entry.function = Some(Arc::clone(function));
-            entry.state = State::Present;
-        });
-        self.watch(function).map_err(|source| AddError::Watch {
-            id: id.to_owned(),
-            source,
-        })?;
-        let watched = Watched::new(Arc::clone(function), self.jobs.clone());
+        // From here on the guest's removal or the end of the machine finds it.
+        self.table
+            .with(device, |entry| entry.function = Some(Arc::clone(function)));
+        self.watch(device, function)
+            .map_err(|source| AddError::Watch {
+                id: device.id().to_owned(),
+                source,
+            })?;
+        let watched = Watched::new(device, Arc::clone(function), self.jobs.clone());
         self.machine.pci.hot_plug(config.place(), watched)?;
-        if function.lost().is_some() {
+        if let Some(cause) = function.lost() {
             // It was lost before it had a slot that could tell the guest.
-            let _taken = self.jobs.send(Job::Lost(id.to_owned()));
+            let _taken = self.jobs.send(Job::Lost {
+                device: device.clone(),
+                cause: one_line(&cause),
+            });
         }
         Ok(())
     }
 
-    fn take_back(&self, id: &str, function: &Arc<VfioUserFunction>) {
-        let mut watch = None;
-        self.change(id, |entry| {
-            entry.state = State::Attaching;
+    fn take_back(&self, device: &DeviceKey, function: &Arc<VfioUserFunction>) {
+        let watches = self.table.with(device, |entry| {
             entry.function = None;
-            watch = entry.watch.take();
+            std::mem::take(&mut entry.watches)
         });
-        if let Some(token) = watch {
+        for token in watches.into_iter().flatten() {
             self.machine.events.remove(token);
         }
-        function.detach();
+        if let Err(error) = function.detach() {
+            tracing::warn!(device = device.id(), error, "not let go of in good order");
+        }
+    }
+
+    /// Has the supervisor release what it holds of a device that was not placed. If that takes too long or fails, the device stays
+    /// known, and the operator is told when the host has it.
+    fn release_now(&self, device: &DeviceKey) -> bool {
+        let Some(supervisor) = &self.machine.supervisor else {
+            return true;
+        };
+        let (sender, first) = channel();
+        let (jobs, key) = (self.jobs.clone(), device.clone());
+        supervisor.release(device.id(), move |release| {
+            // Only the first is waited for here.
+            let _taken = sender.send(release.clone());
+            let _taken = jobs.send(Job::Release(key.clone(), release));
+        });
+        match first.recv_timeout(RELEASE_PATIENCE) {
+            Ok(Release::Done) => true,
+            Ok(Release::Held(_)) => false,
+            Err(_) => {
+                let reason = "its device server has not ended yet".to_owned();
+                let held = Job::Release(device.clone(), Release::Held(reason));
+                let _taken = self.jobs.send(held);
+                false
+            }
+        }
+    }
+}
+
+fn why_taken(state: State) -> &'static str {
+    match state {
+        State::Lost(_) | State::Releasing(_) | State::Gone => {
+            "it is being released; wait for DEVICE_DELETED"
+        }
+        State::Held(_) => {
+            "it is released, but the host does not have it yet (query-vfio-user says why); wait for DEVICE_DELETED"
+        }
+        State::Adding
+        | State::Present
+        | State::Recalled
+        | State::Dead
+        | State::Restarting
+        | State::Unwanted => "another device has it; ids are unique",
     }
 }
 

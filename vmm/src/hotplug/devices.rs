@@ -1,23 +1,24 @@
-//! The table of passed devices: who is there, in which state, and who is asked about all of them.
+//! All passed devices: how they are attached at the start, and who is asked about all of them.
 //!
 //! Attaching at start is all or nothing: when one fails, those before it are let go. Behind a device that is lost there is
 //! no memory any more; KVM finds out first, by a run that fails, and asks here to take the mappings away.
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::attacher::Attacher;
+use super::lifecycle::State;
 use super::ready::Watched;
-use super::releases::{self, Releases};
 use super::slots::Slots;
 use super::supervisor::Supervisor;
+use super::table::Table;
+use super::tasks::Tasks;
 use super::worker::{self, Job};
 use crate::config::{Config, DeviceConfig};
-use crate::event_loop::{EventLoop, Handler, Interest, Source, Token};
+use crate::event_loop::EventLoop;
 use crate::kvm::MemoryFaultHandler;
 use crate::pci::{PciError, PciHost};
 use crate::qmp::events::Event;
@@ -45,6 +46,9 @@ pub enum DeviceError {
         #[source]
         source: io::Error,
     },
+    /// The threads for hot-plug.
+    #[error("Start the threads that attach and release devices")]
+    Threads(#[source] io::Error),
 }
 
 /// What devices need of the machine.
@@ -63,79 +67,28 @@ pub struct Machine {
     pub tell: Box<dyn Fn(&Event) + Send + Sync>,
 }
 
-/// Starts a thread for the connections of devices. It looks whether accesses are late, so it must never wait for one; the
-/// machine's own event loop does, in a guest reset.
-pub fn watch_connections(threads: &Threads) -> io::Result<Arc<EventLoop>> {
-    let events = Arc::new(EventLoop::new()?);
-    let watched = Arc::clone(&events);
-    let body = move || {
-        if let Err(error) = watched.run() {
-            // Without it an access could wait for ever.
-            tracing::error!(%error, "the connections of devices cannot be watched any more");
-            std::process::abort();
-        }
-    };
-    threads.start(Kind::Connections, "connections", body)?;
-    Ok(events)
-}
-
 /// All passed devices.
 pub struct Devices {
     pub(super) machine: Machine,
     pub(super) jobs: Sender<Job>,
+    /// What waits.
+    pub(super) tasks: Tasks,
     /// Stops the processors (`on-failure=stop`); set when the worker starts.
     pub(super) stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Ids of root ports: taken, and no devices.
     ports: Vec<String>,
-    table: Mutex<BTreeMap<String, Entry>>,
-    pub(super) releases: Releases,
-    /// The threads' ends of `jobs` and `releases`, until they start.
-    waiting: Mutex<Option<(Receiver<Job>, releases::Waiting)>>,
-}
-
-/// How far a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Its server is started, or it is attached.
-    Attaching,
-    /// In its place.
-    Present,
-    /// Out of its place; its server ends.
-    Releasing,
-}
-
-/// One device.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) config: DeviceConfig,
-    pub(super) state: State,
-    pub(super) function: Option<Arc<VfioUserFunction>>,
-    pub(super) watch: Option<Token>,
-    /// The operator was told that it is lost.
-    pub(super) lost_told: bool,
-    /// Plug it again once it is released.
-    pub(super) restart: bool,
-    /// When it was started anew because it was lost.
-    pub(super) restarts: Vec<Instant>,
-}
-
-impl Entry {
-    pub(super) fn new(config: DeviceConfig) -> Entry {
-        Entry {
-            config,
-            state: State::Attaching,
-            function: None,
-            watch: None,
-            lost_told: false,
-            restart: false,
-            restarts: Vec::new(),
-        }
-    }
+    pub(super) table: Table,
+    /// The worker's end of `jobs`, until it starts.
+    waiting: Mutex<Option<Receiver<Job>>>,
 }
 
 impl Devices {
-    /// None yet, but the root ports, whatever their place on the command line: a device may come before its bus.
-    pub fn new(config: &Config, machine: Machine) -> Result<Arc<Devices>, DeviceError> {
+    /// None yet, but the threads for them and the root ports, whatever their place on the command line: a device may come before its bus.
+    pub fn new(
+        config: &Config,
+        machine: Machine,
+        threads: &Threads,
+    ) -> Result<Arc<Devices>, DeviceError> {
         let mut ports = Vec::new();
         for device in &config.devices {
             if let DeviceConfig::RootPort(port) = device {
@@ -148,15 +101,14 @@ impl Devices {
             vm: Arc::clone(&machine.services.vm),
             jobs: jobs.clone(),
         }));
-        let (releases, to_release) = releases::queue();
         Ok(Arc::new(Devices {
             machine,
             jobs,
+            tasks: Tasks::start(threads).map_err(DeviceError::Threads)?,
             stop: OnceLock::new(),
             ports,
-            table: Mutex::default(),
-            releases,
-            waiting: Mutex::new(Some((waiting, to_release))),
+            table: Table::default(),
+            waiting: Mutex::new(Some(waiting)),
         }))
     }
 
@@ -191,26 +143,27 @@ impl Devices {
             return Ok(());
         };
         let function = self.machine.attacher.attach(socket, common)?;
-        let mut entry = Entry::new(device.clone());
-        entry.function = Some(Arc::clone(&function));
-        self.table().insert(common.id.clone(), entry);
-        let watched = Watched::new(Arc::clone(&function), self.jobs.clone());
+        let Ok(key) = self
+            .table
+            .insert(device.clone(), State::Present, |_| Ok::<(), Infallible>(()));
+        self.table
+            .with(&key, |entry| entry.function = Some(Arc::clone(&function)));
+        let watched = Watched::new(&key, Arc::clone(&function), self.jobs.clone());
         self.machine.pci.plug(&common.place, watched)?;
-        self.watch(&function).map_err(|source| DeviceError::Watch {
-            id: common.id.clone(),
-            source,
-        })?;
-        self.change(&common.id, |entry| entry.state = State::Present);
-        Ok(())
+        self.watch(&key, &function)
+            .map_err(|source| DeviceError::Watch {
+                id: common.id.clone(),
+                source,
+            })
     }
 
-    /// Starts the threads that carry out what slots decide. `stop` stops the processors.
+    /// Starts the thread that carries out what slots decide. `stop` stops the processors.
     pub fn start(
         self: &Arc<Self>,
         threads: &Threads,
         stop: Box<dyn Fn() + Send + Sync>,
     ) -> io::Result<()> {
-        let Some((jobs, to_release)) = self
+        let Some(waiting) = self
             .waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -219,56 +172,21 @@ impl Devices {
             return Ok(());
         };
         let _first = self.stop.set(stop);
-        releases::start(threads, self, to_release)?;
         let devices = Arc::clone(self);
-        let body = move || worker::run(&devices, &jobs);
+        let body = move || worker::run(&devices, &waiting);
         threads.start(Kind::HotPlug, "hot-plug", body).map(drop)
     }
 
     /// Lets all devices go: the machine ends.
     pub fn release(&self) {
-        let entries: Vec<Entry> = std::mem::take(&mut *self.table()).into_values().collect();
-        for entry in entries {
-            if let Some(token) = entry.watch {
+        for entry in self.table.take_all() {
+            for token in entry.watches {
                 self.machine.events.remove(token);
             }
             if let Some(function) = entry.function {
-                function.detach();
+                // The machine ends: whoever keeps something of it is the supervisor's concern.
+                let _detached = function.detach();
             }
-        }
-    }
-
-    /// Serves what the device's server asks, and notices when it is gone.
-    pub(super) fn watch(&self, function: &Arc<VfioUserFunction>) -> io::Result<()> {
-        let watch = Arc::new(Watch {
-            function: Arc::clone(function),
-            jobs: self.jobs.clone(),
-            token: Mutex::new(None),
-        });
-        // Held until the token is known: the handler may be called before `add` returns.
-        let mut known = watch.token.lock().unwrap_or_else(PoisonError::into_inner);
-        let token = self.machine.events.add(
-            Arc::clone(function) as Source,
-            Interest::Readable,
-            Arc::clone(&watch) as Arc<dyn Handler>,
-        )?;
-        *known = Some(token);
-        drop(known);
-        function.is_watched();
-        self.change(crate::pci::PciFunction::id(function.as_ref()), |entry| {
-            entry.watch = Some(token);
-        });
-        Ok(())
-    }
-
-    pub(super) fn table(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes a device that is there.
-    pub(super) fn change(&self, id: &str, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.table().get_mut(id) {
-            change(entry);
         }
     }
 
@@ -280,9 +198,10 @@ impl Devices {
 impl MemoryFaultHandler for Devices {
     fn drop_lost_mappings(&self, gpa: Option<u64>) -> bool {
         let functions: Vec<Arc<VfioUserFunction>> = self
-            .table()
-            .values()
-            .filter_map(|entry| entry.function.clone())
+            .table
+            .all()
+            .into_iter()
+            .filter_map(|entry| entry.function)
             .collect();
         // Each of them is asked: without an address it may be any.
         functions
@@ -307,31 +226,5 @@ impl std::fmt::Debug for Machine {
         out.debug_struct("Machine")
             .field("pci", &self.pci)
             .finish_non_exhaustive()
-    }
-}
-
-/// Looks after one device's connection.
-struct Watch {
-    function: Arc<VfioUserFunction>,
-    jobs: Sender<Job>,
-    token: Mutex<Option<Token>>,
-}
-
-impl Handler for Watch {
-    fn ready(&self, events: &EventLoop) {
-        if self.function.service() {
-            return;
-        }
-        // Lost: a closed connection stays readable for ever.
-        let token = self
-            .token
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(token) = token {
-            events.remove(token);
-            let id = crate::pci::PciFunction::id(self.function.as_ref()).to_owned();
-            let _taken = self.jobs.send(Job::Lost(id));
-        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
+use super::table::DeviceKey;
 use super::worker::Job;
 
 use crate::pci::{BarRequest, IntxRoute, PciFunction};
@@ -18,6 +19,7 @@ const MEMORY_OR_MASTER: u8 = 1 << 1 | 1 << 2;
 
 /// A function whose being turned on is told: once, and once again after each reset.
 pub(super) struct Watched {
+    device: DeviceKey,
     function: Arc<VfioUserFunction>,
     is_on: AtomicBool,
     jobs: Sender<Job>,
@@ -25,8 +27,13 @@ pub(super) struct Watched {
 
 impl Watched {
     /// The worker is told of each time.
-    pub(super) fn new(function: Arc<VfioUserFunction>, jobs: Sender<Job>) -> Arc<Watched> {
+    pub(super) fn new(
+        device: &DeviceKey,
+        function: Arc<VfioUserFunction>,
+        jobs: Sender<Job>,
+    ) -> Arc<Watched> {
         Arc::new(Watched {
+            device: device.clone(),
             function,
             is_on: AtomicBool::new(false),
             jobs,
@@ -48,7 +55,7 @@ impl PciFunction for Watched {
         self.function
             .timed(|| self.function.config_write(offset, data));
         if turns_on(offset, data) && !self.is_on.swap(true, Ordering::AcqRel) {
-            let _taken = self.jobs.send(Job::Ready(self.function.id().to_owned()));
+            let _taken = self.jobs.send(Job::Ready(self.device.clone()));
         }
     }
 

@@ -1,25 +1,30 @@
-//! How a device leaves: the operator asks the guest for it, takes it, or it is lost.
+//! How a device leaves: the operator asks the guest for it, takes it, it is lost, or the host wants it back. What is decided in
+//! `lifecycle` is done here.
 //!
-//! All ways meet in [`Devices::release_device`], which runs when the slot says that the device is out. Only when the server
-//! has ended is the operator told DEVICE_DELETED: then the group can be opened again.
+//! Only when the supervisor says that the host has the device is the operator told DEVICE_DELETED: then the group can be
+//! opened again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::devices::{Devices, Entry, State};
-use crate::config::OnFailure;
+use super::devices::Devices;
+use super::lifecycle::{Action, Event, Seat, State};
+use super::supervisor::Release;
+use super::table::DeviceKey;
+use super::worker::Job;
 use crate::config::place::ROOT_BUS;
-use crate::one_line::one_line;
-use crate::pci::slot;
+use crate::config::{DeviceConfig, OnFailure};
+use crate::pci::PciFunction;
+use crate::pci::slot::{self, Phase};
 use crate::qmp::errors::QmpError;
-use crate::qmp::events::Event;
+use crate::qmp::events;
 use crate::qmp::machine::{self, After};
 
 /// Restarts of one device within [`RESTART_WINDOW`]; one more, and it is removed.
-const MAX_RESTARTS: usize = 3;
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
+pub(super) const MAX_RESTARTS: usize = 3;
+pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
 /// What QMP asks, of devices that outlive the call.
 pub(super) struct Operator(pub(super) Arc<Devices>);
@@ -47,151 +52,274 @@ impl Devices {
                 "Device '{id}' is a root port and stays for as long as the machine runs"
             )));
         }
-        let (state, place) = {
-            let table = self.table();
-            let entry = table.get(id).ok_or_else(|| QmpError::unknown_device(id))?;
-            (entry.state, entry.config.place().clone())
-        };
-        if place.bus == ROOT_BUS {
+        let entry = self.table.by_id(id);
+        let entry = entry.ok_or_else(|| QmpError::unknown_device(id))?;
+        if entry.config.place().bus == ROOT_BUS {
             return Err(QmpError::generic(format!(
                 "Bus '{ROOT_BUS}' does not support hotplugging: device '{id}' stays for as long as the machine runs; only \
                  devices behind a pcie-root-port can be removed"
             )));
         }
-        let (devices, id) = (Arc::clone(self), id.to_owned());
+        if entry.state == State::Adding {
+            return Err(QmpError::generic(format!(
+                "Device '{id}' is being added: its device_add has not returned yet"
+            )));
+        }
+        let (jobs, device) = (self.jobs.clone(), entry.key());
+        // The worker takes it, so that it is in order with what happens to the device.
         Ok(Box::new(move || {
-            // A device that is on its way out needs no second request.
-            if state == State::Present {
-                let event = if force {
-                    slot::Event::Vanished
-                } else {
-                    slot::Event::EjectRequested
-                };
-                devices.machine.pci.slot_event(&id, event);
-            }
+            let _taken = jobs.send(Job::Remove { device, force });
         }))
     }
 
-    /// The device or its server is gone.
-    pub(super) fn lost(self: &Arc<Self>, id: &str) {
-        let found = {
-            let table = self.table();
-            table.get(id).cloned()
-        };
-        // A device that is let go loses its connection by our own doing.
-        let Some(entry) = found.filter(|entry| entry.state == State::Present) else {
+    /// Something happened to a device. Nothing if it is not there any more.
+    pub(super) fn on(self: &Arc<Self>, device: &DeviceKey, event: Event) {
+        let decided = self.table.with(device, |entry| {
+            let (state, actions) = entry.state.on(event);
+            entry.state = state;
+            (state, actions)
+        });
+        let Some((state, actions)) = decided else {
             return;
         };
-        if !entry.lost_told {
-            self.change(id, |entry| entry.lost_told = true);
-            self.tell_lost(id, &entry);
+        if state == State::Gone {
+            self.table.forget(device);
         }
-        // On the root bus there is no slot, and the device stays lost.
-        self.machine.pci.slot_event(id, slot::Event::Vanished);
-    }
-
-    fn tell_lost(&self, id: &str, entry: &Entry) {
-        let cause = entry
-            .function
-            .as_ref()
-            .and_then(|function| function.lost())
-            .map_or_else(|| "unknown".to_owned(), |cause| one_line(&cause));
-        (self.machine.tell)(&Event::DeviceLost {
-            device: id.to_owned(),
-            cause,
-        });
-        let policy = entry
-            .config
-            .vfio()
-            .map_or(OnFailure::Remove, |common| common.on_failure);
-        match policy {
-            OnFailure::Stop => {
-                if let Some(stop) = self.stop.get() {
-                    stop();
-                }
-            }
-            OnFailure::Restart => self.change(id, |entry| entry.restart = true),
-            OnFailure::Remove => {}
+        for action in actions {
+            self.carry_out(device, *action);
         }
     }
 
-    /// The device is out of its slot: lets go of it, has its server end, and tells the operator.
-    pub(super) fn release_device(self: &Arc<Self>, id: &str) {
-        let mut taken = None;
-        self.change(id, |entry| {
-            if entry.state == State::Present {
-                entry.state = State::Releasing;
-                taken = Some((entry.function.take(), entry.watch.take()));
+    /// The same for all devices behind a port.
+    pub(super) fn each_behind(self: &Arc<Self>, port: &str, event: Event) {
+        for id in self.machine.pci.devices_behind(port) {
+            if let Some(device) = self.table.key(&id) {
+                self.on(&device, event);
             }
+        }
+    }
+
+    /// The device or its server is gone, and with it all that share its slot: that is one thing to the guest.
+    pub(super) fn lost(self: &Arc<Self>, device: &DeviceKey, cause: &str) {
+        let seat = self.seat(device);
+        for other in self.sharing_slot(device) {
+            let cause = format!("device {} in the same slot: {cause}", device.id());
+            self.note(&other, cause);
+            self.on(&other, Event::Lost(self.policy(&other), seat));
+        }
+        self.note(device, cause.to_owned());
+        self.on(device, Event::Lost(self.policy(device), seat));
+    }
+
+    /// The host wants the device back, and so all that share its slot.
+    pub(super) fn host_asks(self: &Arc<Self>, device: &DeviceKey) {
+        let seat = self.seat(device);
+        for device in self.sharing_slot(device).iter().chain([device]) {
+            self.note(
+                device,
+                "the host wants it back (its driver is being unbound)".to_owned(),
+            );
+            self.on(device, Event::HostAsks(seat));
+        }
+    }
+
+    /// The guest has turned the device on.
+    pub(super) fn ready(&self, device: &DeviceKey) {
+        if self.table.key(device.id()).as_ref() == Some(device) {
+            let device = device.id().to_owned();
+            (self.machine.tell)(&events::Event::DeviceReady { device });
+        }
+    }
+
+    /// What became of the request to release the device.
+    pub(super) fn released(self: &Arc<Self>, device: &DeviceKey, release: Release) {
+        match release {
+            Release::Done => {
+                let may_restart = self.may_restart(device);
+                self.on(device, Event::Released { may_restart });
+            }
+            Release::Held(reason) => {
+                self.note(device, reason);
+                self.on(device, Event::HeldUp);
+            }
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, device: &DeviceKey, action: Action) {
+        let (pci, id) = (&self.machine.pci, device.id());
+        let tell = |event: &dyn Fn(String) -> events::Event| {
+            (self.machine.tell)(&event(id.to_owned()));
+        };
+        match action {
+            Action::AskGuest => drop(pci.slot_event(id, slot::Event::EjectRequested)),
+            Action::Take => drop(pci.slot_event(id, slot::Event::Vanished)),
+            Action::LetGo => {
+                let (own, device) = (Arc::clone(self), device.clone());
+                self.tasks.add(move || own.let_go(&device));
+            }
+            Action::AskSupervisor => self.ask_supervisor(device),
+            Action::Restart => self.restart(device),
+            Action::StopMachine => {
+                let own = Arc::clone(self);
+                self.tasks.add(move || {
+                    if let Some(stop) = own.stop.get() {
+                        stop();
+                    }
+                });
+            }
+            Action::TellLost => {
+                let cause = self.noted(device);
+                tell(&|device| events::Event::DeviceLost {
+                    device,
+                    cause: cause.clone(),
+                });
+            }
+            Action::TellRecalled => tell(&|device| events::Event::DeviceRecalled { device }),
+            Action::TellHeld => {
+                let cause = self.noted(device);
+                tracing::error!(device = id, cause, "the host cannot use the device yet");
+                tell(&|device| events::Event::DeviceHeld {
+                    device,
+                    cause: cause.clone(),
+                });
+            }
+            Action::TellGuestError => {
+                tell(&|device| events::Event::DeviceUnplugGuestError { device });
+            }
+            Action::TellDeleted => tell(&|device| events::Event::DeviceDeleted { device }),
+        }
+    }
+
+    /// Takes everything of the device away from the guest; then its server may end.
+    fn let_go(self: &Arc<Self>, device: &DeviceKey) {
+        let taken = self.table.with(device, |entry| {
+            let function = match entry.state {
+                State::Dead => entry.function.clone(),
+                State::Adding
+                | State::Present
+                | State::Recalled
+                | State::Lost(_)
+                | State::Releasing(_)
+                | State::Held(_)
+                | State::Restarting
+                | State::Unwanted
+                | State::Gone => entry.function.take(),
+            };
+            (function, std::mem::take(&mut entry.watches), entry.state)
         });
-        let Some((function, watch)) = taken else {
+        let Some((function, watches, state)) = taken else {
             return;
         };
         // 1. Its end is no loss.
-        if let Some(token) = watch {
+        for token in watches {
             self.machine.events.remove(token);
         }
-        // 2. BAR slots and mappings gone, interrupts off, guest memory taken back, connection closed.
-        if let Some(function) = function {
-            function.detach();
+        // 2. BAR slots and mappings gone, interrupts off, guest memory taken back, connection closed. A server of somebody else's
+        //    is asked to forget guest memory, which it can only answer once it has reset the device.
+        let of_others = self.is_of_others(device);
+        let detached = function.map_or(Ok(()), |function| {
+            if of_others {
+                function.finish_reset();
+            }
+            function.detach()
+        });
+        // 3. Its place is free, where a device can leave it.
+        if state != State::Dead {
+            self.machine.pci.unplug(device.id());
         }
-        // 3. Its place is free.
-        self.machine.pci.unplug(id);
-        // 4. Its server resets the device and ends; the group can be opened again.
-        let released = self
-            .machine
-            .supervisor
-            .as_ref()
-            .map_or(Ok(()), |supervisor| supervisor.release(id));
-        if let Err(error) = released {
-            tracing::error!(
-                device = id,
-                error = one_line(&error),
-                "the device is out of the guest, but its server did not end: the host cannot use it"
-            );
+        // 4. Its server resets the device and ends; the group can be opened again. A server of somebody else's goes on: there
+        //    only its word says that guest memory is unmapped.
+        match detached {
+            Err(reason) if of_others => {
+                let _taken = self
+                    .jobs
+                    .send(Job::Release(device.clone(), Release::Held(reason)));
+            }
+            Ok(()) | Err(_) => self.ask_supervisor(device),
         }
-        self.end(id);
     }
 
-    /// Plugs a lost device again, or forgets it.
-    fn end(self: &Arc<Self>, id: &str) {
-        if let Some(config) = self.restart(id) {
-            match self.plug_new(&config) {
-                Ok(()) => {
-                    tracing::warn!(device = id, "started anew after it was lost");
-                    return;
-                }
-                Err(error) => {
-                    tracing::error!(device = id, error = one_line(&error), "not started anew")
-                }
-            }
-        }
-        self.table().remove(id);
-        (self.machine.tell)(&Event::DeviceDeleted {
-            device: id.to_owned(),
+    fn ask_supervisor(&self, device: &DeviceKey) {
+        let Some(supervisor) = &self.machine.supervisor else {
+            let _taken = self.jobs.send(Job::Release(device.clone(), Release::Done));
+            return;
+        };
+        let _taken = self.jobs.send(Job::Asked(device.clone()));
+        let (jobs, asked) = (self.jobs.clone(), device.clone());
+        supervisor.release(device.id(), move |release| {
+            let _taken = jobs.send(Job::Release(asked.clone(), release));
         });
     }
 
-    /// The configuration of a device that is to be started anew, if it was not too often.
-    fn restart(&self, id: &str) -> Option<crate::config::DeviceConfig> {
-        let mut table = self.table();
-        let entry = table.get_mut(id).filter(|entry| entry.restart)?;
-        entry.restart = false;
+    fn restart(self: &Arc<Self>, device: &DeviceKey) {
+        let Some((device, config)) = self.table.begin_anew(device) else {
+            return;
+        };
+        let own = Arc::clone(self);
+        self.tasks.add(move || own.attach_again(&device, &config));
+    }
+
+    /// Whether a lost device was not restarted too often.
+    fn may_restart(&self, device: &DeviceKey) -> bool {
         let now = Instant::now();
-        entry
-            .restarts
-            .retain(|at| now.duration_since(*at) < RESTART_WINDOW);
-        if entry.restarts.len() >= MAX_RESTARTS {
-            tracing::error!(
-                device = id,
-                restarts = MAX_RESTARTS,
-                "lost too often within a minute: it is removed"
-            );
-            return None;
+        let often = self.table.with(device, |entry| {
+            entry
+                .restarts
+                .retain(|at| now.duration_since(*at) < RESTART_WINDOW);
+            entry.restarts.len()
+        });
+        often.is_some_and(|often| often < MAX_RESTARTS)
+    }
+
+    fn seat(&self, device: &DeviceKey) -> Seat {
+        match self.machine.pci.phase_of(device.id()) {
+            None => Seat::RootBus,
+            Some(Phase::Present | Phase::Queued) => Seat::Kept,
+            Some(Phase::EjectWaiting | Phase::Ejecting | Phase::EjectOverdue) => Seat::Asked,
+            Some(Phase::Empty | Phase::Gone) => Seat::Left,
         }
-        entry.restarts.push(now);
-        entry.state = State::Attaching;
-        entry.lost_told = false;
-        Some(entry.config.clone())
+    }
+
+    /// The other functions of its slot, behind a root port.
+    fn sharing_slot(&self, device: &DeviceKey) -> Vec<DeviceKey> {
+        let bus = self
+            .table
+            .with(device, |entry| entry.config.place().bus.clone());
+        let behind = bus.map_or_else(Vec::new, |bus| self.machine.pci.devices_behind(&bus));
+        behind
+            .iter()
+            .filter(|id| *id != device.id())
+            .filter_map(|id| self.table.key(id))
+            .collect()
+    }
+
+    /// A device that shares its slot is not restarted: the slot takes one function while the guest runs.
+    fn policy(&self, device: &DeviceKey) -> OnFailure {
+        let policy = self.table.with(device, |entry| {
+            let common = entry.config.vfio();
+            common.map(|common| common.on_failure)
+        });
+        match policy.flatten().unwrap_or(OnFailure::Remove) {
+            OnFailure::Restart if !self.sharing_slot(device).is_empty() => OnFailure::Remove,
+            policy @ (OnFailure::Remove | OnFailure::Restart | OnFailure::Stop) => policy,
+        }
+    }
+
+    fn is_of_others(&self, device: &DeviceKey) -> bool {
+        let of_others = self.table.with(device, |entry| {
+            matches!(entry.config, DeviceConfig::VfioUserPci(_))
+        });
+        of_others.unwrap_or(false)
+    }
+
+    /// Remembers why the device is lost or held.
+    fn note(&self, device: &DeviceKey, cause: String) {
+        self.table.with(device, |entry| entry.cause = Some(cause));
+    }
+
+    /// What was remembered last.
+    fn noted(&self, device: &DeviceKey) -> String {
+        let cause = self.table.with(device, |entry| entry.cause.clone());
+        cause.flatten().unwrap_or_default()
     }
 }

@@ -5,7 +5,9 @@ use protocol::messages::version::TwinSocket;
 use serde_json::{Value, json};
 
 use super::add::source_name;
-use super::devices::{Devices, Entry, State};
+use super::devices::Devices;
+use super::lifecycle::State;
+use super::table::Entry;
 use crate::one_line::one_line;
 use crate::pci::SlotState;
 use crate::pci::slot::Phase;
@@ -21,15 +23,7 @@ impl Devices {
 
     /// Every passed device.
     pub fn report_devices(&self) -> Value {
-        let entries: Vec<(String, Entry)> = self
-            .table()
-            .iter()
-            .map(|(id, entry)| (id.clone(), entry.clone()))
-            .collect();
-        entries
-            .iter()
-            .map(|(id, entry)| device(id, entry))
-            .collect()
+        self.table.all().iter().map(device).collect()
     }
 }
 
@@ -69,28 +63,29 @@ fn slot(slot: &SlotState) -> Value {
     answer
 }
 
-fn device(id: &str, entry: &Entry) -> Value {
+fn device(entry: &Entry) -> Value {
     let function = entry.function.as_ref();
     let lost = function.and_then(|function| function.lost());
-    let state = match (entry.state, &lost) {
-        (State::Attaching, _) => "attaching",
-        (State::Releasing, _) => "releasing",
-        (State::Present, Some(_)) => "lost",
-        (State::Present, None) => "present",
+    let state = match entry.state {
+        State::Adding | State::Restarting | State::Unwanted => "attaching",
+        State::Present | State::Recalled if lost.is_some() => "lost",
+        State::Present => "present",
+        State::Recalled => "recalled",
+        State::Lost(_) | State::Dead => "lost",
+        State::Releasing(_) | State::Gone => "releasing",
+        State::Held(_) => "held",
     };
     let mut answer = json!({
-        "device": id,
+        "device": entry.config.id(),
         "peer": source_name(&entry.config),
         "state": state,
         "mapped": function.map_or_else(Vec::new, |function| mapped(function)),
         "messages": function.map_or_else(Vec::new, |function| messages(function)),
         "latency": function.map_or_else(Vec::new, |function| latency(function)),
     });
-    put(
-        &mut answer,
-        "cause",
-        lost.map(|cause| one_line(&cause).into()),
-    );
+    let cause = entry.cause.clone();
+    let cause = cause.or_else(|| lost.map(|cause| one_line(&cause)));
+    put(&mut answer, "cause", cause.map(Value::from));
     put(
         &mut answer,
         "capabilities",

@@ -1,25 +1,28 @@
 //! The VMM's side of the control socket: asks for a device server, and says when one may end.
 //!
 //! Spec: `protocol::supervisor`. Requests come from several threads, replies in any order; one thread receives them and
-//! hands each to who waits for it. A deadline ends every wait. Replies that nobody waits for are dropped, and so is
-//! the socket that comes with one: its server sees that and ends.
+//! hands each, by its number, to who waits for it. An attach is waited for, with a deadline. A release is not: what becomes of
+//! it is told when it is known, once or twice. Replies that nobody waits for are dropped, and so is the socket that comes
+//! with one: its server sees that and ends.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::supervisor::{ControlError, ControlSocket, Received, Reply, Request, Target};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::one_line::one_line;
 use crate::threads::{Kind, Threads};
+
+#[cfg(test)]
+mod tests;
 
 /// From an attach to its answer. Source: the supervisor gives a device server 75 s to be ready.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(80);
-/// From a release to its answer. Source: the supervisor gives a device server 75 s to end, and 10 s once it is killed.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Why the supervisor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -38,20 +41,32 @@ pub enum SupervisorError {
     Send(#[source] ControlError),
 }
 
+/// What became of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Release {
+    /// The host has the device.
+    Done,
+    /// It does not have it, and why. `Done` may follow.
+    Held(String),
+}
+
 /// Asks the supervisor.
-#[derive(Debug)]
 pub struct Supervisor {
     socket: Arc<ControlSocket>,
     waiting: Arc<Mutex<Waiting>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiting {
-    by_id: HashMap<String, Sender<Answer>>,
+    /// The number of the last request.
+    last: u32,
+    by_number: HashMap<u32, Waiter>,
     gone: bool,
 }
 
 type Answer = (Reply, Option<OwnedFd>);
+/// Who is told of a reply. `None`: the supervisor is gone.
+type Waiter = Box<dyn FnMut(Option<Answer>) + Send>;
 
 impl Supervisor {
     /// Starts the thread that receives replies. It lives as long as the process.
@@ -71,53 +86,82 @@ impl Supervisor {
 
     /// A connected vfio-user socket of this device.
     pub fn attach(&self, id: &str, target: Target) -> Result<OwnedFd, SupervisorError> {
-        let request = Request::Attach {
-            id: id.to_owned(),
-            target,
+        let (sender, answer) = channel();
+        let waiter = move |reply| {
+            // Who waited may have given up; then the socket closes here.
+            let _delivered = sender.send(reply);
         };
-        match self.ask(&request, ATTACH_DEADLINE)? {
+        let number = self.expect(Box::new(waiter))?;
+        let id = id.to_owned();
+        let outcome = match self.send(&Request::Attach { number, id, target }) {
+            Ok(()) => answer
+                .recv_timeout(ATTACH_DEADLINE)
+                .map_err(|error| match error {
+                    RecvTimeoutError::Timeout => SupervisorError::Late(ATTACH_DEADLINE),
+                    RecvTimeoutError::Disconnected => SupervisorError::Gone,
+                }),
+            Err(error) => Err(error),
+        };
+        lock(&self.waiting).by_number.remove(&number);
+        match outcome?.ok_or(SupervisorError::Gone)? {
             (Reply::Attached { .. }, Some(socket)) => Ok(socket),
-            (Reply::Refused { reason, .. }, _) => Err(SupervisorError::Refused(reason)),
+            (Reply::Refused { reason, .. } | Reply::Held { reason, .. }, _) => {
+                Err(SupervisorError::Refused(reason))
+            }
             (Reply::Attached { .. } | Reply::Released { .. }, _) => Err(SupervisorError::Refused(
                 "the supervisor sent no socket".to_owned(),
             )),
         }
     }
 
-    /// Says that this process holds nothing of the device any more. When this returns well, its server has ended and the host
-    /// can use the device.
-    pub fn release(&self, id: &str) -> Result<(), SupervisorError> {
-        match self.ask(&Request::Release { id: id.to_owned() }, RELEASE_DEADLINE)? {
-            (Reply::Released { .. }, _) => Ok(()),
-            (Reply::Refused { reason, .. }, _) => Err(SupervisorError::Refused(reason)),
-            (Reply::Attached { .. }, _) => Err(SupervisorError::Refused(
-                "the supervisor answered something else".to_owned(),
-            )),
+    /// Says that this process holds nothing of the device any more. `told` hears what becomes of that: whether the host has the
+    /// device, or what keeps it; then the host may have it later. It is called on the receiving thread: it must not wait.
+    pub fn release(&self, id: &str, told: impl Fn(Release) + Send + Sync + 'static) {
+        let told = Arc::new(told);
+        let waiter = {
+            let told = Arc::clone(&told);
+            move |answer: Option<Answer>| told(outcome(answer))
+        };
+        let sent = self.expect(Box::new(waiter)).and_then(|number| {
+            let id = id.to_owned();
+            let sent = self.send(&Request::Release { number, id });
+            if sent.is_err() {
+                lock(&self.waiting).by_number.remove(&number);
+            }
+            sent
+        });
+        if let Err(error) = sent {
+            told(Release::Held(one_line(&error)));
         }
     }
 
-    fn ask(&self, request: &Request, patience: Duration) -> Result<Answer, SupervisorError> {
-        let answer = self.expect(request.id())?;
-        let sent = self.socket.send(&request.encode(), None);
-        let outcome = match sent {
-            Err(error) => Err(SupervisorError::Send(error)),
-            Ok(()) => answer.recv_timeout(patience).map_err(|error| match error {
-                RecvTimeoutError::Timeout => SupervisorError::Late(patience),
-                RecvTimeoutError::Disconnected => SupervisorError::Gone,
-            }),
-        };
-        lock(&self.waiting).by_id.remove(request.id());
-        outcome
-    }
-
-    fn expect(&self, id: &str) -> Result<Receiver<Answer>, SupervisorError> {
-        let (sender, answer) = channel();
+    fn expect(&self, waiter: Waiter) -> Result<u32, SupervisorError> {
         let mut waiting = lock(&self.waiting);
         if waiting.gone {
             return Err(SupervisorError::Gone);
         }
-        waiting.by_id.insert(id.to_owned(), sender);
-        Ok(answer)
+        waiting.last = waiting.last.wrapping_add(1);
+        let number = waiting.last;
+        waiting.by_number.insert(number, waiter);
+        Ok(number)
+    }
+
+    fn send(&self, request: &Request) -> Result<(), SupervisorError> {
+        let sent = self.socket.send(&request.encode(), None);
+        sent.map_err(SupervisorError::Send)
+    }
+}
+
+fn outcome(answer: Option<Answer>) -> Release {
+    match answer {
+        Some((Reply::Released { .. }, _)) => Release::Done,
+        Some((Reply::Held { reason, .. } | Reply::Refused { reason, .. }, _)) => {
+            Release::Held(reason)
+        }
+        Some((Reply::Attached { .. }, _)) => {
+            Release::Held("the supervisor answered something else".to_owned())
+        }
+        None => Release::Held(one_line(&SupervisorError::Gone)),
     }
 }
 
@@ -138,22 +182,34 @@ fn receive(socket: &ControlSocket, waiting: &Mutex<Waiting>) {
             tracing::error!("the supervisor sent something that is no reply");
             break;
         };
-        let id = match &reply {
-            Reply::Attached { id } | Reply::Released { id } | Reply::Refused { id, .. } => id,
-        };
-        if let Some(sender) = lock(waiting).by_id.remove(id) {
-            // Who waited may have given up; then the socket closes here.
-            let _delivered = sender.send((reply, fd));
+        let number = reply.number();
+        let is_last = !matches!(reply, Reply::Held { .. });
+        let waiter = lock(waiting).by_number.remove(&number);
+        if let Some(mut waiter) = waiter {
+            waiter(Some((reply, fd)));
+            if !is_last {
+                lock(waiting).by_number.insert(number, waiter);
+            }
         }
     }
-    let mut waiting = lock(waiting);
-    waiting.gone = true;
-    waiting.by_id.clear();
+    let waiters = {
+        let mut waiting = lock(waiting);
+        waiting.gone = true;
+        std::mem::take(&mut waiting.by_number)
+    };
+    for mut waiter in waiters.into_values() {
+        waiter(None);
+    }
+}
+
+impl std::fmt::Debug for Supervisor {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Supervisor")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,5 @@
-//! One thread that does what slots decide, and keeps their timers. Releases may take long: `releases` has threads for them.
+//! One thread that hears of everything that happens to devices, decides by `lifecycle`, and keeps the timers. It never waits for
+//! a device server, the guest or the supervisor: what does has threads of its own (`tasks`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,10 +7,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::devices::Devices;
+use super::lifecycle::Event;
+use super::supervisor::Release;
+use super::table::DeviceKey;
 use crate::config::device::UNPLUG_TIMEOUT_S;
 use crate::pci::slot::Action;
-use crate::qmp::events::Event;
 
+/// From the request to release a device to an answer. Source: the supervisor gives a device server 75 s to end, 10 s once it is
+/// killed, and as long to the mappings that are left of it.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(180);
 /// How long the worker sleeps when no timer runs.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -23,17 +29,44 @@ pub(super) enum Job {
         /// What.
         action: Action,
     },
-    /// This device's connection has ended.
-    Lost(String),
+    /// This device or its server is gone.
+    Lost {
+        /// Which.
+        device: DeviceKey,
+        /// Why, for the operator.
+        cause: String,
+    },
+    /// The host wants this device back.
+    HostAsks(DeviceKey),
     /// The guest has turned this device on.
-    Ready(String),
+    Ready(DeviceKey),
+    /// The operator wants this device out.
+    Remove {
+        /// Which.
+        device: DeviceKey,
+        /// Without asking the guest.
+        force: bool,
+    },
+    /// The supervisor is asked to release this device.
+    Asked(DeviceKey),
+    /// What became of that.
+    Release(DeviceKey, Release),
+}
+
+/// When something is late.
+#[derive(Debug, Default)]
+struct Timers {
+    /// The guest, with the slot of this port.
+    unplug: BTreeMap<String, Instant>,
+    /// The supervisor, with this device.
+    release: BTreeMap<DeviceKey, Instant>,
 }
 
 /// Works until the machine is gone.
 pub(super) fn run(devices: &Arc<Devices>, jobs: &Receiver<Job>) {
-    let mut timers: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut timers = Timers::default();
     loop {
-        let next = timers.values().min().copied();
+        let next = timers.next();
         let patience = next.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
         match jobs.recv_timeout(patience) {
             Ok(job) => take(devices, job, &mut timers),
@@ -41,56 +74,76 @@ pub(super) fn run(devices: &Arc<Devices>, jobs: &Receiver<Job>) {
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let now = Instant::now();
-        let fired: Vec<String> = timers
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(port, _)| port.clone())
-            .collect();
-        for port in fired {
-            timers.remove(&port);
+        for port in fired(&mut timers.unplug, now) {
             devices.machine.pci.eject_timed_out(&port);
+        }
+        for device in fired(&mut timers.release, now) {
+            let reason = format!(
+                "the supervisor has not answered for {} s",
+                RELEASE_DEADLINE.as_secs()
+            );
+            devices.released(&device, Release::Held(reason));
         }
     }
 }
 
-fn take(devices: &Arc<Devices>, job: Job, timers: &mut BTreeMap<String, Instant>) {
-    match job {
-        Job::Lost(id) => devices.lost(&id),
-        Job::Ready(device) => (devices.machine.tell)(&Event::DeviceReady { device }),
-        Job::Slot { port, action } => match action {
-            Action::StartTimer => {
-                let patience = patience(devices, &port);
-                timers.insert(port, Instant::now() + patience);
-            }
-            Action::StopTimer => {
-                timers.remove(&port);
-            }
-            Action::ReportGuestError => {
-                for device in devices.machine.pci.devices_behind(&port) {
-                    (devices.machine.tell)(&Event::DeviceUnplugGuestError { device });
-                }
-            }
-            Action::Release => release(devices, &port),
-            // The topology has done these.
-            Action::Interrupt | Action::PowerOn | Action::PowerOff => {}
-        },
+impl Timers {
+    fn next(&self) -> Option<Instant> {
+        let all = self.unplug.values().chain(self.release.values());
+        all.min().copied()
     }
 }
 
-fn release(devices: &Arc<Devices>, port: &str) {
-    for id in devices.machine.pci.devices_behind(port) {
-        // The threads live as long as the machine.
-        let _taken = devices.releases.send(id);
+/// Takes out what is due.
+fn fired<K: Clone + Ord>(timers: &mut BTreeMap<K, Instant>, now: Instant) -> Vec<K> {
+    let due: Vec<K> = timers
+        .iter()
+        .filter(|(_, at)| **at <= now)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in &due {
+        timers.remove(key);
+    }
+    due
+}
+
+fn take(devices: &Arc<Devices>, job: Job, timers: &mut Timers) {
+    match job {
+        Job::Slot { port, action } => match action {
+            Action::StartTimer => {
+                let at = Instant::now() + patience(devices, &port);
+                timers.unplug.insert(port, at);
+            }
+            Action::StopTimer => {
+                timers.unplug.remove(&port);
+            }
+            Action::ReportGuestError => devices.each_behind(&port, Event::GuestError),
+            Action::Release => devices.each_behind(&port, Event::Out),
+            // The topology has done these.
+            Action::Interrupt | Action::PowerOn | Action::PowerOff => {}
+        },
+        Job::Lost { device, cause } => devices.lost(&device, &cause),
+        Job::HostAsks(device) => devices.host_asks(&device),
+        Job::Ready(device) => devices.ready(&device),
+        Job::Remove { device, force } => devices.on(&device, Event::RemovalAsked { force }),
+        Job::Asked(device) => {
+            timers
+                .release
+                .insert(device, Instant::now() + RELEASE_DEADLINE);
+        }
+        Job::Release(device, release) => {
+            timers.release.remove(&device);
+            devices.released(&device, release);
+        }
     }
 }
 
 /// The longest `unplug-timeout` of the devices behind a port.
 fn patience(devices: &Devices, port: &str) -> Duration {
     let behind = devices.machine.pci.devices_behind(port);
-    let table = devices.table();
     let seconds = behind
         .iter()
-        .filter_map(|id| Some(table.get(id)?.config.vfio()?.unplug_timeout_s))
+        .filter_map(|id| Some(devices.table.by_id(id)?.config.vfio()?.unplug_timeout_s))
         .max();
     Duration::from_secs(seconds.unwrap_or(UNPLUG_TIMEOUT_S).into())
 }

@@ -102,11 +102,23 @@ pub enum Event {
         /// Why.
         cause: String,
     },
+    /// The host wants the device back, and the guest is asked for it.
+    DeviceRecalled {
+        /// The device's id.
+        device: String,
+    },
+    /// The device is out of the guest, and the host cannot use it yet.
+    DeviceHeld {
+        /// The device's id.
+        device: String,
+        /// What keeps it.
+        cause: String,
+    },
 }
 
 impl Event {
     /// Every event's name.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 11] = [
         "STOP",
         "RESUME",
         "RESET",
@@ -116,6 +128,8 @@ impl Event {
         "DEVICE_UNPLUG_GUEST_ERROR",
         "BULKHEAD_DEVICE_READY",
         "BULKHEAD_DEVICE_LOST",
+        "BULKHEAD_DEVICE_RECALLED",
+        "BULKHEAD_DEVICE_HELD",
     ];
 
     /// The event as it is sent, stamped with `now`.
@@ -148,6 +162,11 @@ impl Event {
             Event::DeviceReady { device } => ("BULKHEAD_DEVICE_READY", of_device(device)),
             Event::DeviceLost { device, cause } => (
                 "BULKHEAD_DEVICE_LOST",
+                Some(json!({ "device": device, "path": device, "cause": cause })),
+            ),
+            Event::DeviceRecalled { device } => ("BULKHEAD_DEVICE_RECALLED", of_device(device)),
+            Event::DeviceHeld { device, cause } => (
+                "BULKHEAD_DEVICE_HELD",
                 Some(json!({ "device": device, "path": device, "cause": cause })),
             ),
         }

@@ -199,7 +199,14 @@ pub(crate) const VFIO_USER: Shape = Shape::Array(&Shape::Object(
     ],
 ));
 /// How far a device is.
-const DEVICE_STATES: [&str; 4] = ["attaching", "present", "lost", "releasing"];
+const DEVICE_STATES: [&str; 6] = [
+    "attaching",
+    "present",
+    "recalled",
+    "lost",
+    "releasing",
+    "held",
+];
 const VFIO_USER_CAPABILITIES: Shape = Shape::Object(
     "VfioUserCapabilities",
     &[
@@ -239,7 +246,7 @@ const VFIO_USER_LATENCY: Shape = Shape::Object(
 pub(super) fn event_data(name: &str) -> &'static Shape {
     match name {
         "RESET" | "SHUTDOWN" => &CAUSE,
-        "BULKHEAD_DEVICE_LOST" => &LOST,
+        "BULKHEAD_DEVICE_LOST" | "BULKHEAD_DEVICE_HELD" => &LOST,
         name if name.contains("DEVICE") => &DEVICE,
         _ => &NOTHING,
     }

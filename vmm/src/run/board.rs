@@ -94,7 +94,7 @@ impl Board {
             supervisor: supervisor.map_err(io("Listen to the supervisor"))?,
             tell: Box::new(move |event| qmp.send(event)),
         };
-        let devices = Devices::new(config, machine)?;
+        let devices = Devices::new(config, machine, threads)?;
         // 4. The vCPUs, stopped.
         let vcpus = vcpus(config.cpus, &cpuid, &vm)?;
         let fatal = Arc::clone(&stop);

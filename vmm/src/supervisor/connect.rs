@@ -12,7 +12,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::deadline;
 
 /// How often a full backlog is tried again.
-const RETRY: Timespec = Timespec {
+pub(super) const RETRY: Duration = Duration::from_millis(20);
+const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
@@ -43,38 +44,72 @@ pub(super) enum ConnectError {
     },
 }
 
-/// Connects, waiting at most `deadline::CONNECT` for a server whose backlog is full.
+/// Connects, waiting at most `deadline::CONNECT` for a server whose backlog is full. For the start of a VM, where nothing else
+/// is to be done.
 pub(super) fn connect(id: &str, path: &Path) -> Result<OwnedFd, ConnectError> {
-    connect_within(id, path, deadline::CONNECT)
+    let mut attempt = Attempt::new(id, path, Instant::now() + deadline::CONNECT);
+    loop {
+        if let Some(outcome) = attempt.try_again(Instant::now()) {
+            return outcome;
+        }
+        let _ = rustix::event::poll(&mut [], Some(&PAUSE));
+    }
 }
 
-fn connect_within(id: &str, path: &Path, patience: Duration) -> Result<OwnedFd, ConnectError> {
-    let (id, socket) = (id.to_owned(), path.to_owned());
-    socket_within(path, patience).map_err(|errno| match errno {
-        Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR => ConnectError::Nobody { id, socket },
-        Errno::PROTOTYPE => ConnectError::NotAStream { id, socket },
-        Errno::AGAIN => ConnectError::Busy { id, socket },
-        Errno::ACCESS | Errno::PERM => ConnectError::Permission { id, socket },
-        other => ConnectError::Socket {
-            id,
-            socket,
-            source: other.into(),
-        },
-    })
+/// A connection that is tried until its server has room or the deadline passes. A connect that waits cannot be given a deadline on
+/// a Unix socket, so it is tried again and again.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    id: String,
+    path: PathBuf,
+    give_up: Instant,
+}
+
+impl Attempt {
+    pub(super) fn new(id: &str, path: &Path, give_up: Instant) -> Attempt {
+        Attempt {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            give_up,
+        }
+    }
+
+    /// The device that it is for.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// `None`: try again after [`RETRY`].
+    pub(super) fn try_again(&mut self, now: Instant) -> Option<Result<OwnedFd, ConnectError>> {
+        let errno = match try_connect(&self.path) {
+            Ok(fd) => return Some(Ok(fd)),
+            Err(Errno::AGAIN) if now < self.give_up => return None,
+            Err(errno) => errno,
+        };
+        let (id, socket) = (self.id.clone(), self.path.clone());
+        Some(Err(match errno {
+            Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR => {
+                ConnectError::Nobody { id, socket }
+            }
+            Errno::PROTOTYPE => ConnectError::NotAStream { id, socket },
+            Errno::AGAIN => ConnectError::Busy { id, socket },
+            Errno::ACCESS | Errno::PERM => ConnectError::Permission { id, socket },
+            other => ConnectError::Socket {
+                id,
+                socket,
+                source: other.into(),
+            },
+        }))
+    }
 }
 
 /// A connection to any stream socket, within `deadline::CONNECT`.
 pub(super) fn socket(path: &Path) -> Result<OwnedFd, Errno> {
-    socket_within(path, deadline::CONNECT)
-}
-
-fn socket_within(path: &Path, patience: Duration) -> Result<OwnedFd, Errno> {
-    let give_up = Instant::now() + patience;
+    let give_up = Instant::now() + deadline::CONNECT;
     loop {
         match try_connect(path) {
             Err(Errno::AGAIN) if Instant::now() < give_up => {
-                // A connect that waits cannot be given a deadline on a Unix socket, so it is tried again.
-                let _ = rustix::event::poll(&mut [], Some(&RETRY));
+                let _ = rustix::event::poll(&mut [], Some(&PAUSE));
             }
             ended => return ended,
         }
@@ -162,9 +197,10 @@ mod tests {
         rustix::net::bind(&listener, &SocketAddrUnix::new(&path.0).unwrap()).unwrap();
         rustix::net::listen(&listener, 0).unwrap();
         let _first = connect("net", &path.0).unwrap();
-        let start = Instant::now();
-        let second = connect_within("net", &path.0, Duration::from_millis(100));
-        assert!(matches!(second, Err(ConnectError::Busy { .. })));
-        assert!(start.elapsed() >= Duration::from_millis(100));
+        let give_up = Instant::now() + Duration::from_millis(100);
+        let mut second = Attempt::new("net", &path.0, give_up);
+        assert!(second.try_again(Instant::now()).is_none());
+        let end = second.try_again(give_up);
+        assert!(matches!(end, Some(Err(ConnectError::Busy { .. }))));
     }
 }

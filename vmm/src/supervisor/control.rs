@@ -50,15 +50,25 @@ impl Control {
         self.budget.refilled_at(now)
     }
 
-    /// Takes one request, if there is one and its turn has come.
+    /// Takes one request, if there is one and its turn has come. One with a field that cannot be is refused here.
     pub(super) fn receive(&mut self, now: Instant) -> Result<Option<Request>, ControlEnd> {
         if !self.budget.take(now) {
             return Ok(None);
         }
-        match self.socket.receive(false)? {
-            Received::Packet(packet, _) => Ok(Some(Request::decode(&packet)?)),
-            Received::Empty => Ok(None),
-            Received::Closed => Err(ControlEnd::Closed),
+        let packet = match self.socket.receive(false)? {
+            Received::Packet(packet, _) => packet,
+            Received::Empty => return Ok(None),
+            Received::Closed => return Err(ControlEnd::Closed),
+        };
+        match Request::decode(&packet) {
+            Ok(request) => Ok(Some(request)),
+            Err(error @ MessageError::Field { number, .. }) => {
+                let reason = error.to_string();
+                tracing::warn!(reason, "A request of the VMM was refused");
+                self.reply(&Reply::refused(number, &reason), None)?;
+                Ok(None)
+            }
+            Err(error @ MessageError::Unknown) => Err(error.into()),
         }
     }
 
@@ -84,7 +94,10 @@ mod tests {
     #[test]
     fn flood_of_requests_is_taken_at_the_rate_and_not_lost() {
         let (mut control, vmm) = conversation();
-        let request = Request::Release { id: "x".to_owned() };
+        let request = Request::Release {
+            number: 1,
+            id: "x".to_owned(),
+        };
         let sent = (0..200)
             .take_while(|_| vmm.send(&request.encode(), None).is_ok())
             .count();
@@ -111,9 +124,34 @@ mod tests {
     }
 
     #[test]
+    fn request_with_a_field_that_cannot_be_is_refused_and_the_conversation_goes_on() {
+        let (mut control, vmm) = conversation();
+        vmm.send(
+            br#"{"attach":{"number":5,"id":"x","socket":"x.sock"}}"#,
+            None,
+        )
+        .unwrap();
+        assert_eq!(control.receive(Instant::now()).unwrap(), None);
+        let Ok(Received::Packet(packet, None)) = vmm.receive(true) else {
+            panic!("no reply")
+        };
+        let reply = Reply::decode(&packet).unwrap();
+        assert!(
+            matches!(&reply, Reply::Refused { number: 5, reason } if reason.contains("no absolute path")),
+            "{reply:?}"
+        );
+        let request = Request::Release {
+            number: 6,
+            id: "x".to_owned(),
+        };
+        vmm.send(&request.encode(), None).unwrap();
+        assert_eq!(control.receive(Instant::now()).unwrap(), Some(request));
+    }
+
+    #[test]
     fn vmm_that_does_not_read_replies_is_an_end_not_a_hang() {
         let (control, _vmm) = conversation();
-        let reply = Reply::refused("x", "no");
+        let reply = Reply::refused(1, "no");
         let end = (0..100_000).find_map(|_| control.reply(&reply, None).err());
         assert!(matches!(end, Some(ControlEnd::Socket(ControlError::Full))));
     }

@@ -8,6 +8,14 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 pub(super) const SERVER_READY: Duration = Duration::from_secs(75);
 /// From the last socket of a device server being closed to its end. Source: as above, it resets each device.
 pub(super) const SERVER_END: Duration = Duration::from_secs(75);
+/// From the end of a device server to the group of its devices being free. A VMM unmaps their BARs at once, which resets them.
+/// After that their DMA is stopped without it.
+pub(super) const BRAKE: Duration = Duration::from_secs(5);
+/// From there to the VMM being killed. Source: the kernel waits up to 60 s for a device to come back from a reset, and the VMM
+/// with it.
+pub(super) const LET_GO: Duration = Duration::from_secs(60);
+/// Between two looks whether a group is free.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// From SIGTERM to the end of the VMM.
 pub(super) const VMM_STOP: Duration = Duration::from_secs(5);
 /// From SIGKILL to the end of a process. Longer means that it is stuck in the kernel.
@@ -21,6 +29,9 @@ pub(super) const MAX_REQUESTS: u32 = 32;
 pub(super) const REQUEST_WINDOW: Duration = Duration::from_secs(1);
 /// Device servers of one VM at a time.
 pub(super) const MAX_SERVERS: usize = 64;
+
+/// vfio-user sockets of one VM at a time. Source: as many as it may have devices.
+pub(super) const MAX_SOCKETS: usize = 256;
 
 /// The time left until `at`.
 pub(super) fn left(at: Instant) -> Duration {

@@ -15,7 +15,7 @@ use protocol::supervisor::HostOptions;
 /// Where sysfs is mounted.
 pub(super) const SYSFS: &str = "/sys";
 /// Where the VFIO nodes are.
-const VFIO_NODES: &str = "/dev/vfio";
+pub(super) const VFIO_NODES: &str = "/dev/vfio";
 /// What a driver that serves VFIO has in its name (vfio-pci, mlx5_vfio_pci, nvgrace_gpu_vfio_pci).
 const VFIO_DRIVER: &str = "vfio";
 
@@ -196,6 +196,24 @@ fn group_of(sysfs: &Path, device: &HostDevice) -> Result<u32, HostError> {
         }
         Some(_) => Ok(group),
     }
+}
+
+/// The folders of the devices of a group that VFIO drivers have.
+pub(super) fn vfio_devices(sysfs: &Path, group: u32) -> Vec<PathBuf> {
+    let folder = sysfs.join(format!("kernel/iommu_groups/{group}/devices"));
+    let is_vfio = |device: &PathBuf| {
+        let driver = link_name(&device.join("driver"));
+        driver.is_ok_and(|driver| driver.is_some_and(|driver| driver.contains(VFIO_DRIVER)))
+    };
+    std::fs::read_dir(folder)
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(is_vfio)
+                .collect()
+        })
+        .unwrap_or_default()
 }
 
 /// The last part of where a link points; `None` if there is no link.

@@ -1,12 +1,18 @@
-//! The life of one device server: what happens when. Pure; the doing is in `servers`.
+//! The life of one device server and of what it held: what happens when. Pure; the doing is in `server`.
 //!
-//! A server ends by itself once its sockets are closed. It is killed when it does not, or never got ready.
+//! A server ends by itself once its sockets are closed. It is killed when it does not, or never got ready. Its end is not the
+//! end of the matter: a mapping of a BAR that is left in the VMM keeps the device, its bus mastering and its DMA alive. So the
+//! host has its devices back only when the kernel says that their group is free; a VMM that keeps it has its DMA stopped,
+//! and is killed.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use super::deadline;
 
-/// Where a device server is in its life.
+/// Where a device server is in its life, and after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
     /// Opens and resets its devices; its ready line is awaited.
@@ -17,30 +23,59 @@ pub(super) enum Life {
     Ending,
     /// It was sent SIGKILL.
     Killed,
-    /// Reaped, or stuck in the kernel and given up.
+    /// It was killed and does not end: it is stuck in the kernel.
+    Stuck,
+    /// It has ended; the VMM has not said that it let go of the devices.
+    Orphaned(Pressure),
+    /// It has ended, and the VMM says that it let go: the kernel's word is awaited.
+    Freeing(Pressure),
+    /// It has ended and the group is free, before the VMM said anything.
+    Back {
+        /// Whether the devices were reset, as far as is known.
+        clean: bool,
+    },
+    /// The group is free, but the server could not take its devices back as they should be.
+    Unclean,
+    /// Nothing is left to do.
     Gone,
 }
 
-/// What can happen to it.
+/// What was done to a VMM that does not let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pressure {
+    /// It has time.
+    None,
+    /// The devices' DMA is stopped.
+    Braked,
+    /// It was killed.
+    Killed,
+}
+
+/// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// It said that it is ready.
     Ready,
     /// It said that it cannot serve, or closed its ready pipe without a word.
     NotReady,
-    /// Nobody will use its sockets any more.
+    /// The VMM uses none of its devices any more.
     LetGo,
     /// It has ended and was reaped.
     Exited,
     /// It has ended with success and was reaped: its clients had left.
     Finished,
-    /// Its deadline passed.
+    /// The group of its devices can be opened.
+    Free {
+        /// It did not say that it failed to take its devices back.
+        clean: bool,
+    },
+    /// A deadline passed.
     Late,
     /// The operator is out of patience.
     StopNow,
 }
 
-/// What is to be done about it.
+/// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// Its sockets can go to the VMM.
@@ -49,26 +84,75 @@ pub(super) enum Action {
     Fail,
     /// It died under the VMM: say so.
     ReportLoss,
-    /// Its clients have left, and it ended: the host has its devices back, though nobody asked for that here.
+    /// Its clients have left, and it ended.
     ReportFinish,
-    /// It is gone as it should: the host has its devices back.
+    /// The host has its devices back: say so to whoever released them.
     ReportEnd,
     /// It cannot even be killed: say so.
     ReportStuck,
+    /// The host has its devices, but not as they should be: say so.
+    ReportUnclean,
+    /// Somebody still holds the devices, and nothing helps: say so.
+    ReportKept,
     /// Send SIGKILL.
     Kill,
-    /// From now on it has this long.
+    /// Stop the devices' DMA without it.
+    Brake,
+    /// Kill the VMM.
+    KillVmm,
+    /// From now on there is this much time.
     Within(Duration),
-    /// It has all the time in the world.
+    /// There is all the time in the world.
     NoDeadline,
 }
 
 impl Life {
     /// What `event` makes of it.
     pub(super) fn on(self, event: Event) -> (Life, &'static [Action]) {
+        match self {
+            Life::Starting | Life::Serving | Life::Ending | Life::Killed | Life::Stuck => {
+                self.of_process(event)
+            }
+            Life::Orphaned(pressure) | Life::Freeing(pressure) => self.awaiting(pressure, event),
+            Life::Back { .. } | Life::Unclean | Life::Gone => self.over(event),
+        }
+    }
+
+    /// Whether the kernel is asked again and again whether the group is free.
+    pub(super) fn awaits_free(self) -> bool {
+        match self {
+            Life::Orphaned(_) | Life::Freeing(_) => true,
+            Life::Starting
+            | Life::Serving
+            | Life::Ending
+            | Life::Killed
+            | Life::Stuck
+            | Life::Back { .. }
+            | Life::Unclean
+            | Life::Gone => false,
+        }
+    }
+
+    /// Whether the end of the VM has to wait for it.
+    pub(super) fn is_awaited(self) -> bool {
+        match self {
+            Life::Starting
+            | Life::Serving
+            | Life::Ending
+            | Life::Killed
+            | Life::Orphaned(_)
+            | Life::Freeing(_)
+            | Life::Back { .. } => true,
+            Life::Stuck | Life::Unclean | Life::Gone => false,
+        }
+    }
+
+    fn of_process(self, event: Event) -> (Life, &'static [Action]) {
         const KILL: &[Action] = &[Action::Kill, Action::Within(deadline::KILLED)];
         const FAIL_AND_KILL: &[Action] =
             &[Action::Fail, Action::Kill, Action::Within(deadline::KILLED)];
+        const LOSS: &[Action] = &[Action::ReportLoss, Action::Within(deadline::BRAKE)];
+        const FINISH: &[Action] = &[Action::ReportFinish, Action::Within(deadline::BRAKE)];
         match (self, event) {
             (Life::Starting, Event::Ready) => {
                 (Life::Serving, &[Action::HandOver, Action::NoDeadline])
@@ -76,119 +160,98 @@ impl Life {
             (Life::Starting, Event::NotReady | Event::Late | Event::LetGo | Event::StopNow) => {
                 (Life::Killed, FAIL_AND_KILL)
             }
-            (Life::Starting, Event::Exited | Event::Finished) => (Life::Gone, &[Action::Fail]),
+            (Life::Starting, Event::Exited | Event::Finished) => (
+                Life::Freeing(Pressure::None),
+                &[Action::Fail, Action::Within(deadline::BRAKE)],
+            ),
             (Life::Serving, Event::LetGo) => {
                 (Life::Ending, &[Action::Within(deadline::SERVER_END)])
             }
-            (Life::Serving, Event::Exited) => (Life::Gone, &[Action::ReportLoss]),
-            (Life::Serving, Event::Finished) => (Life::Gone, &[Action::ReportFinish]),
+            (Life::Serving, Event::Exited) => (Life::Orphaned(Pressure::None), LOSS),
+            (Life::Serving, Event::Finished) => (Life::Orphaned(Pressure::None), FINISH),
             (Life::Serving | Life::Ending, Event::StopNow) | (Life::Ending, Event::Late) => {
                 (Life::Killed, KILL)
             }
-            (Life::Ending | Life::Killed, Event::Exited | Event::Finished) => {
+            (Life::Ending | Life::Killed | Life::Stuck, Event::Exited | Event::Finished) => (
+                Life::Freeing(Pressure::None),
+                &[Action::Within(deadline::BRAKE)],
+            ),
+            (Life::Killed, Event::Late) => {
+                (Life::Stuck, &[Action::ReportStuck, Action::NoDeadline])
+            }
+            // Whoever asks again is told again.
+            (Life::Stuck, Event::LetGo) => (Life::Stuck, &[Action::ReportStuck]),
+            (Life::Stuck, Event::StopNow) => (Life::Gone, &[]),
+            (Life::Starting, Event::Free { .. })
+            | (Life::Serving, Event::Ready | Event::NotReady | Event::Free { .. } | Event::Late)
+            | (Life::Ending, Event::Ready | Event::NotReady | Event::LetGo | Event::Free { .. })
+            | (
+                Life::Killed,
+                Event::Ready | Event::NotReady | Event::LetGo | Event::Free { .. } | Event::StopNow,
+            )
+            | (Life::Stuck, Event::Ready | Event::NotReady | Event::Free { .. } | Event::Late)
+            | (
+                Life::Orphaned(_)
+                | Life::Freeing(_)
+                | Life::Back { .. }
+                | Life::Unclean
+                | Life::Gone,
+                _,
+            ) => (self, &[]),
+        }
+    }
+
+    fn awaiting(self, pressure: Pressure, event: Event) -> (Life, &'static [Action]) {
+        let is_orphan = self == Life::Orphaned(pressure);
+        let with = |pressure| {
+            if is_orphan {
+                Life::Orphaned(pressure)
+            } else {
+                Life::Freeing(pressure)
+            }
+        };
+        match event {
+            Event::LetGo => (Life::Freeing(pressure), &[]),
+            Event::Free { clean } if is_orphan => (Life::Back { clean }, &[Action::NoDeadline]),
+            Event::Free { clean: true } => (Life::Gone, &[Action::ReportEnd]),
+            Event::Free { clean: false } => {
+                (Life::Unclean, &[Action::ReportUnclean, Action::NoDeadline])
+            }
+            Event::Late => match pressure {
+                Pressure::None => (
+                    with(Pressure::Braked),
+                    &[Action::Brake, Action::Within(deadline::LET_GO)],
+                ),
+                Pressure::Braked => (
+                    with(Pressure::Killed),
+                    &[Action::KillVmm, Action::Within(deadline::KILLED)],
+                ),
+                Pressure::Killed => (Life::Gone, &[Action::ReportKept]),
+            },
+            Event::StopNow => (Life::Gone, &[]),
+            Event::Ready | Event::NotReady | Event::Exited | Event::Finished => (self, &[]),
+        }
+    }
+
+    fn over(self, event: Event) -> (Life, &'static [Action]) {
+        match (self, event) {
+            (Life::Back { clean: true } | Life::Unclean, Event::LetGo) => {
                 (Life::Gone, &[Action::ReportEnd])
             }
-            (Life::Killed, Event::Late) => (Life::Gone, &[Action::ReportStuck]),
-            (Life::Serving | Life::Ending | Life::Killed, Event::Ready | Event::NotReady)
-            | (Life::Serving, Event::Late)
-            | (Life::Ending | Life::Killed, Event::LetGo)
-            | (Life::Killed, Event::StopNow)
-            | (Life::Gone, _) => (self, &[]),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EVENTS: [Event; 7] = [
-        Event::Finished,
-        Event::Ready,
-        Event::NotReady,
-        Event::LetGo,
-        Event::Exited,
-        Event::Late,
-        Event::StopNow,
-    ];
-    const LIVES: [Life; 5] = [
-        Life::Starting,
-        Life::Serving,
-        Life::Ending,
-        Life::Killed,
-        Life::Gone,
-    ];
-
-    #[test]
-    fn server_that_is_let_go_has_time_to_end_and_is_then_killed() {
-        let (life, actions) = Life::Serving.on(Event::LetGo);
-        assert_eq!(
-            (life, actions),
-            (Life::Ending, &[Action::Within(deadline::SERVER_END)][..])
-        );
-        let (life, actions) = life.on(Event::Late);
-        assert_eq!((life, actions[0]), (Life::Killed, Action::Kill));
-        assert_eq!(
-            life.on(Event::Exited),
-            (Life::Gone, &[Action::ReportEnd][..])
-        );
-    }
-
-    #[test]
-    fn server_that_never_gets_ready_is_killed_and_reported() {
-        let (life, actions) = Life::Starting.on(Event::Late);
-        assert_eq!(life, Life::Killed);
-        assert!(actions.contains(&Action::Fail) && actions.contains(&Action::Kill));
-    }
-
-    #[test]
-    fn server_that_dies_while_serving_is_a_loss() {
-        assert_eq!(
-            Life::Serving.on(Event::Exited),
-            (Life::Gone, &[Action::ReportLoss][..])
-        );
-    }
-
-    #[test]
-    fn server_that_ends_after_its_clients_is_no_loss() {
-        assert_eq!(
-            Life::Serving.on(Event::Finished),
-            (Life::Gone, &[Action::ReportFinish][..])
-        );
-    }
-
-    #[test]
-    fn exit_always_ends_the_life() {
-        for life in LIVES {
-            assert_eq!(life.on(Event::Exited).0, Life::Gone, "{life:?}");
-            assert_eq!(life.on(Event::Finished).0, Life::Gone, "{life:?}");
-        }
-    }
-
-    #[test]
-    fn nothing_brings_a_dead_server_back() {
-        for event in EVENTS {
-            assert_eq!(Life::Gone.on(event), (Life::Gone, &[][..]), "{event:?}");
-            assert!(
-                matches!(Life::Killed.on(event).0, Life::Killed | Life::Gone),
-                "{event:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_way_into_waiting_sets_a_deadline() {
-        for life in LIVES {
-            for event in EVENTS {
-                let (next, actions) = life.on(event);
-                let timed = actions
-                    .iter()
-                    .any(|action| matches!(action, Action::Within(_)));
-                assert!(
-                    next == life || !matches!(next, Life::Ending | Life::Killed) || timed,
-                    "{life:?} {event:?}"
-                );
+            (Life::Back { clean: false }, Event::LetGo) => {
+                (Life::Unclean, &[Action::ReportUnclean])
             }
+            (_, Event::StopNow) => (Life::Gone, &[]),
+            (
+                _,
+                Event::Ready
+                | Event::NotReady
+                | Event::LetGo
+                | Event::Exited
+                | Event::Finished
+                | Event::Free { .. }
+                | Event::Late,
+            ) => (self, &[]),
         }
     }
 }

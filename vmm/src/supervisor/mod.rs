@@ -7,7 +7,9 @@
 //! |---|---|
 //! | `watch` | what happens to the processes, in one poll loop |
 //! | `attach`, `control`, `policy` | what a running VMM may ask, how often, and for which devices |
-//! | `servers`, `life`, `ready` | what becomes of a device server |
+//! | `servers`, `server`, `life`, `ready` | what becomes of a device server, and of what it held |
+//! | `holders`, `brake` | who still has its devices, and how their DMA is stopped |
+//! | `vmm_process` | how the VMM is stopped |
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
 //! | `confinement` | what of a child's sandbox its parent has to make |
 //! | `hosts` | which IOMMU group, is it ours to pass |
@@ -16,11 +18,15 @@
 //! | `signals`, `terminal`, `deadline` | who asks to end; the terminal afterwards; how long for what |
 
 mod watch;
+mod vmm_process;
 mod attach;
 mod control;
 mod policy;
 mod servers;
+mod server;
 mod life;
+mod brake;
+mod holders;
 mod spawn;
 mod confinement;
 mod ready;
@@ -123,10 +129,10 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let mut watch = Watch::new(signals, Attachments::new(policy, spawner));
     devices
         .iter()
-        .for_each(|(id, _)| watch.attachments.add_without_server(id.clone()));
+        .for_each(|(id, _)| watch.attachments.add_socket(id.clone()));
     for group in groups {
         let started = watch.attachments.spawner().device_server(&group)?;
-        watch.servers.add(group, started);
+        watch.servers.add(group, started, None);
     }
     devices.extend(watch.until_ready()?);
     // 7. Start the VMM, and hand it everything. What was opened is closed here.

@@ -1,19 +1,20 @@
-//! The device servers of one VM: their processes, their sockets until the VMM has them, their deadlines.
+//! The device servers of one VM: who is waited for, until when.
 //!
-//! What happens when is decided in `life`; here it is done. Limit: `MAX_SERVERS` at a time.
+//! What happens when is decided in `life`, and done in `server`. Limit: `MAX_SERVERS` at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use sandbox::prepare::{ChildProcess, Ending};
+use sandbox::prepare::Ending;
 
 use super::deadline;
+use super::holders;
 use super::hosts::HostGroup;
-use super::life::{Action, Event, Life};
-use super::ready::{ReadyPipe, ReadyState};
-use super::spawn::{Connected, StartedServer};
+use super::life::{Event, Life};
+use super::ready::ReadyState;
+use super::server::{Notice, Server};
+use super::spawn::StartedServer;
 
 /// How long a server that closed its ready pipe without a word may take to end.
 const SILENT: Duration = Duration::from_secs(2);
@@ -23,77 +24,42 @@ const SILENT: Duration = Duration::from_secs(2);
 pub(super) struct ServerKey(u64);
 
 /// All device servers of the VM.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Servers {
     table: BTreeMap<ServerKey, Server>,
     next_key: u64,
-}
-
-#[derive(Debug)]
-struct Server {
-    group: HostGroup,
-    process: ChildProcess,
-    ready: Option<ReadyPipe>,
-    sockets: Vec<OwnedFd>,
-    life: Life,
-    deadline: Option<Instant>,
-    /// Ids that the VMM has released.
-    released: BTreeSet<String>,
-    /// Why it does not serve, in its own words.
-    failure: Option<String>,
-}
-
-/// What the rest of the supervisor has to know.
-#[derive(Debug)]
-pub(super) enum Notice {
-    /// A server is ready; these are the VMM's sockets.
-    Started(Vec<Connected>),
-    /// A server did not get ready; the ids it was for, and why.
-    Failed { ids: Vec<String>, reason: String },
-    /// A server died under the VMM.
-    Lost {
-        ids: Vec<String>,
-        hosts: String,
-        ending: String,
-    },
-    /// A server ended after its clients had left.
-    Finished { ids: Vec<String>, hosts: String },
-    /// A server is gone as it should.
-    Ended { ids: Vec<String>, hosts: String },
-    /// A server was killed and does not end.
-    Stuck { hosts: String, pid: i32 },
+    /// When the kernel was asked last whether groups are free.
+    looked: Instant,
 }
 
 /// What releasing an id led to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Release {
-    /// The server ends; a `Notice` follows.
-    Ending,
-    /// The server serves other devices of its group.
-    Shared,
+    /// A `Notice` follows, or is this.
+    Known(Option<Notice>),
     /// No server serves this id.
     Unknown,
 }
 
 impl Servers {
-    /// Takes a server that was just started.
-    pub(super) fn add(&mut self, group: HostGroup, started: StartedServer) {
-        let server = Server {
-            group,
-            process: started.process,
-            ready: Some(started.ready),
-            sockets: started.sockets,
-            life: Life::Starting,
-            deadline: Some(Instant::now() + deadline::SERVER_READY),
-            released: BTreeSet::new(),
-            failure: None,
-        };
+    pub(super) fn new() -> Servers {
+        Servers {
+            table: BTreeMap::new(),
+            next_key: 0,
+            looked: Instant::now(),
+        }
+    }
+
+    /// Takes a server that was just started, for this request.
+    pub(super) fn add(&mut self, group: HostGroup, started: StartedServer, attach: Option<u32>) {
+        let server = Server::new(group, started, attach);
         self.table.insert(ServerKey(self.next_key), server);
         self.next_key += 1;
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty()
+    /// Whether nothing is left that the end of the VM has to wait for.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.table.values().any(|server| server.life.is_awaited())
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -122,10 +88,10 @@ impl Servers {
 
     /// The nearest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.table
-            .values()
-            .filter_map(|server| server.deadline)
-            .min()
+        let deadlines = self.table.values().filter_map(|server| server.deadline);
+        let awaits = self.table.values().any(|server| server.life.awaits_free());
+        let look = awaits.then(|| self.looked + deadline::LOOK);
+        deadlines.chain(look).min()
     }
 
     /// Everything to poll: ready pipes, and pidfds.
@@ -139,7 +105,14 @@ impl Servers {
     pub(super) fn pidfds(&self) -> impl Iterator<Item = (ServerKey, BorrowedFd<'_>)> {
         self.table
             .iter()
+            .filter(|(_, server)| server.ending.is_none())
             .map(|(key, server)| (*key, server.process.pidfd()))
+    }
+
+    /// The processes that run.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        let running = self.table.values().filter(|server| server.ending.is_none());
+        running.map(|server| server.process.pid()).collect()
     }
 
     /// Its ready pipe is readable.
@@ -165,39 +138,71 @@ impl Servers {
     }
 
     /// Its pidfd is readable.
-    pub(super) fn on_pidfd(&mut self, key: ServerKey) -> Option<Notice> {
+    pub(super) fn on_pidfd(&mut self, key: ServerKey) -> Vec<Notice> {
         // It may have said why before it ended.
         let words = self.on_ready_pipe(key);
+        let ended = self.on_end(key);
+        words.into_iter().chain(ended).collect()
+    }
+
+    fn on_end(&mut self, key: ServerKey) -> Option<Notice> {
         let server = self.table.get_mut(&key)?;
         let ending = server.process.try_wait().ok().flatten()?;
-        if server.failure.is_none() {
-            server.failure = Some(format!(
-                "it ended before it was ready ({ending}); its log says why"
-            ));
+        server.ending = Some(ending);
+        if server.life == Life::Starting {
+            server.failure.get_or_insert_with(|| {
+                format!("it ended before it was ready ({ending}); its log says why")
+            });
         }
         let event = if ending == Ending::Exited(0) {
             Event::Finished
         } else {
             Event::Exited
         };
-        words.or_else(|| self.on(key, event))
+        self.on(key, event)
     }
 
-    /// Everybody whose deadline passed.
-    pub(super) fn on_time(&mut self, now: Instant) -> Vec<Notice> {
+    /// Asks the kernel whether groups are free, and tells those whose deadline passed. `vmm` is the VMM's process.
+    pub(super) fn on_time(&mut self, now: Instant, vmm: Option<i32>) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for key in self.keys(|server| server.life.awaits_free()) {
+            notices.extend(self.look(key));
+        }
+        let ours: Vec<i32> = self.pids().into_iter().chain(vmm).collect();
         let late = |server: &Server| server.deadline.is_some_and(|deadline| deadline <= now);
-        let keys: Vec<_> = self
-            .table
-            .iter()
-            .filter(|(_, server)| late(server))
-            .map(|(key, _)| *key)
-            .collect();
-        keys.into_iter()
-            .filter_map(|key| self.on(key, Event::Late))
-            .collect()
+        for key in self.keys(late) {
+            let event = self.judge_late(key, &ours);
+            notices.extend(self.on(key, event));
+        }
+        self.looked = now;
+        notices
     }
 
-    /// The VMM is gone: nobody uses any socket any more.
+    fn look(&mut self, key: ServerKey) -> Option<Notice> {
+        let server = self.table.get(&key)?;
+        if !holders::is_free(server.group.number) {
+            return None;
+        }
+        let clean = server.ended_clean();
+        self.on(key, Event::Free { clean })
+    }
+
+    /// A group that is busy may have another owner by now, who was faster than our looks.
+    fn judge_late(&self, key: ServerKey, ours: &[i32]) -> Event {
+        match self.table.get(&key) {
+            Some(server)
+                if server.life.awaits_free()
+                    && holders::has_another_opener(server.group.number, ours) =>
+            {
+                Event::Free {
+                    clean: server.ended_clean(),
+                }
+            }
+            Some(_) | None => Event::Late,
+        }
+    }
+
+    /// The VMM is gone: nobody uses any socket or mapping any more.
     pub(super) fn let_go_all(&mut self) -> Vec<Notice> {
         self.on_all(Event::LetGo)
     }
@@ -207,25 +212,26 @@ impl Servers {
         self.on_all(Event::StopNow)
     }
 
-    /// The VMM has released this id.
-    pub(super) fn release(&mut self, id: &str) -> Release {
+    /// The VMM has released this id, with this request.
+    pub(super) fn release(&mut self, id: &str, number: u32) -> Release {
         let Some(key) = self.find(id) else {
             return Release::Unknown;
         };
         let Some(server) = self.table.get_mut(&key) else {
             return Release::Unknown;
         };
-        server.released.insert(id.to_owned());
-        if server
-            .group
-            .devices
-            .iter()
-            .any(|device| !server.released.contains(&device.id))
-        {
-            return Release::Shared;
-        }
-        self.on(key, Event::LetGo);
-        Release::Ending
+        server.released.insert(id.to_owned(), number);
+        let Some(other) = server.in_use() else {
+            return Release::Known(self.on(key, Event::LetGo));
+        };
+        let reason = format!(
+            "IOMMU group {} is served as a whole, and device {other} of it is in use: the host has both when that is released",
+            server.group.number
+        );
+        Release::Known(Some(Notice::Held {
+            requests: vec![number],
+            reason,
+        }))
     }
 
     fn find(&self, id: &str) -> Option<ServerKey> {
@@ -236,9 +242,14 @@ impl Servers {
             .map(|(key, _)| *key)
     }
 
+    fn keys(&self, wanted: impl Fn(&Server) -> bool) -> Vec<ServerKey> {
+        let found = self.table.iter().filter(|(_, server)| wanted(server));
+        found.map(|(key, _)| *key).collect()
+    }
+
     fn on_all(&mut self, event: Event) -> Vec<Notice> {
-        let keys: Vec<_> = self.table.keys().copied().collect();
-        keys.into_iter()
+        self.keys(|_| true)
+            .into_iter()
             .filter_map(|key| self.on(key, event))
             .collect()
     }
@@ -255,79 +266,5 @@ impl Servers {
             self.table.remove(&key);
         }
         notices.into_iter().next()
-    }
-}
-
-impl Server {
-    fn ids(&self) -> Vec<String> {
-        self.group
-            .devices
-            .iter()
-            .map(|device| device.id.clone())
-            .collect()
-    }
-
-    /// Does it. At most one action of an event makes a notice.
-    fn act(&mut self, action: Action) -> Option<Notice> {
-        match action {
-            Action::HandOver => Some(Notice::Started(
-                self.ids().into_iter().zip(self.sockets.drain(..)).collect(),
-            )),
-            Action::Fail => {
-                let late = || {
-                    format!(
-                        "it was not ready within {} s",
-                        deadline::SERVER_READY.as_secs()
-                    )
-                };
-                let reason = self.failure.clone().unwrap_or_else(late);
-                self.sockets.clear();
-                self.ready = None;
-                Some(Notice::Failed {
-                    ids: self.ids(),
-                    reason,
-                })
-            }
-            Action::ReportLoss => {
-                let ending = self
-                    .process
-                    .try_wait()
-                    .ok()
-                    .flatten()
-                    .unwrap_or(Ending::Exited(0))
-                    .to_string();
-                Some(Notice::Lost {
-                    ids: self.ids(),
-                    hosts: self.group.hosts(),
-                    ending,
-                })
-            }
-            Action::ReportFinish => Some(Notice::Finished {
-                ids: self.ids(),
-                hosts: self.group.hosts(),
-            }),
-            Action::ReportEnd => Some(Notice::Ended {
-                ids: self.ids(),
-                hosts: self.group.hosts(),
-            }),
-            Action::ReportStuck => Some(Notice::Stuck {
-                hosts: self.group.hosts(),
-                pid: self.process.pid(),
-            }),
-            Action::Kill => {
-                if let Err(error) = self.process.signal(Signal::KILL) {
-                    tracing::error!(%error, pid = self.process.pid(), "A device server cannot be killed");
-                }
-                None
-            }
-            Action::Within(patience) => {
-                self.deadline = Some(Instant::now() + patience);
-                None
-            }
-            Action::NoDeadline => {
-                self.deadline = None;
-                None
-            }
-        }
     }
 }

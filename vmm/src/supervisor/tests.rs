@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use protocol::supervisor::{ControlSocket, Received, Reply, Request, Target};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal};
 use sandbox::prepare::Child;
 
 use crate::config::{
-    LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig, SerialConfig, StageConfig,
+    LogConfig, LogFormat, Machine, MemoryConfig, PolicyRule, SandboxConfig, SerialConfig,
+    StageConfig,
 };
 
 use super::*;
@@ -237,6 +239,7 @@ fn requests_of_the_vmm_meet_the_policy() {
     let pid = Pid::from_raw(vmm.pid()).unwrap();
     let attach = move |id: &str, path: &str| {
         let request = Request::Attach {
+            number: 3,
             id: id.into(),
             target: Target::Socket { path: path.into() },
         };
@@ -254,7 +257,7 @@ fn requests_of_the_vmm_meet_the_policy() {
     watch.until_end(vmm, Control::new(control)).unwrap();
 
     let (allowed, twice, other) = requests.join().unwrap();
-    assert_eq!(allowed.0, Reply::Attached { id: "a".into() });
+    assert_eq!(allowed.0, Reply::Attached { number: 3 });
     assert!(allowed.1.is_some());
     listener.accept().unwrap();
     assert!(matches!(twice.0, Reply::Refused { reason, .. } if reason.contains("id a is in use")));
@@ -262,6 +265,62 @@ fn requests_of_the_vmm_meet_the_policy() {
         matches!(other.0, Reply::Refused { reason, .. } if reason.contains("-device-policy allow-socket="))
     );
     assert!(other.1.is_none());
+}
+
+#[test]
+fn server_without_room_keeps_nobody_else_waiting_and_is_refused_in_time() {
+    let scratch = Scratch::new("full");
+    let path = scratch.path("x.sock");
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut config = scratch.config(Vec::new());
+    config.policy.push(PolicyRule::Socket(path.clone()));
+    let watch = watch(Policy::from_config(&config));
+    let path = path.display().to_string();
+    let (_, (first, second, took)) = servers::with_vmm(watch, move |control| {
+        let attach = Request::Attach {
+            number: 1,
+            id: "net".into(),
+            target: Target::Socket { path },
+        };
+        control.send(&attach.encode(), None).unwrap();
+        let start = Instant::now();
+        servers::release(&control, 2, "other");
+        let first = receive(&control).0;
+        let took = start.elapsed();
+        (first, receive(&control).0, took)
+    });
+    assert_eq!(first, Reply::Released { number: 2 });
+    assert!(took < deadline::CONNECT, "{took:?}");
+    assert!(
+        matches!(&second, Reply::Refused { number: 1, reason } if reason.contains("takes no connection")),
+        "{second:?}"
+    );
+}
+
+#[test]
+fn vmm_has_no_more_sockets_than_it_may_have() {
+    let scratch = Scratch::new("sockets");
+    let path = scratch.path("x.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let mut config = scratch.config(Vec::new());
+    config.policy.push(PolicyRule::Socket(path.clone()));
+    let mut watch = watch(Policy::from_config(&config));
+    for number in 0..deadline::MAX_SOCKETS {
+        watch.attachments.add_socket(format!("d{number}"));
+    }
+    let request = Request::Attach {
+        number: 1,
+        id: "one-more".into(),
+        target: Target::Socket {
+            path: path.display().to_string(),
+        },
+    };
+    let outcome = watch.attachments.answer(&mut watch.servers, request);
+    let text = format!("{outcome:?}");
+    assert!(text.contains("as many as it may have"), "{text}");
 }
 
 /// Sends SIGTERM to this thread once the VMM's script has made its file `ready`.

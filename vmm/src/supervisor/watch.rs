@@ -13,12 +13,14 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use sandbox::prepare::{ChildProcess, Ending};
 
-use super::attach::Attachments;
+use super::attach::{Answer, Attachments, Outcome};
 use super::control::{Control, ControlEnd};
 use super::deadline;
-use super::servers::{Notice, ServerKey, Servers};
+use super::server::Notice;
+use super::servers::{ServerKey, Servers};
 use super::signals::Signals;
 use super::spawn::Connected;
+use super::vmm_process::VmmProcess;
 
 /// Exit status of a process that a signal ended, as shells count it, minus the signal's number.
 const KILLED_BY_SIGNAL: i32 = 128;
@@ -34,22 +36,13 @@ pub(super) enum WatchError {
     Poll(#[source] io::Error),
 }
 
-/// The VMM process.
-#[derive(Debug)]
-struct Vmm {
-    process: ChildProcess,
-    asked_to_stop: bool,
-    killed: bool,
-    deadline: Option<Instant>,
-}
-
 /// All processes of one VM.
 #[derive(Debug)]
 pub(super) struct Watch {
     signals: Signals,
     pub(super) servers: Servers,
     pub(super) attachments: Attachments,
-    vmm: Option<Vmm>,
+    vmm: Option<VmmProcess>,
     control: Option<Control>,
     /// What the supervisor will exit with.
     status: u8,
@@ -71,12 +64,14 @@ enum Happening {
     Notice(Notice),
     VmmEnded(Ending),
     Request(Request),
+    /// The answer to an earlier request.
+    Answer(Answer),
     ControlEnd(ControlEnd),
 }
 
 impl Watch {
     pub(super) fn new(signals: Signals, attachments: Attachments) -> Watch {
-        let servers = Servers::default();
+        let servers = Servers::new();
         Watch {
             signals,
             servers,
@@ -94,8 +89,10 @@ impl Watch {
             for happening in self.step()? {
                 match happening {
                     Happening::Signal => return Err(WatchError::Interrupted),
-                    Happening::Notice(Notice::Started(devices)) => connected.extend(devices),
-                    Happening::Notice(Notice::Failed { ids, reason }) => {
+                    Happening::Notice(Notice::Started { devices, .. }) => {
+                        connected.extend(devices);
+                    }
+                    Happening::Notice(Notice::Failed { ids, reason, .. }) => {
                         return Err(WatchError::Server { ids, reason });
                     }
                     Happening::Notice(Notice::Lost { ids, ending, .. }) => {
@@ -104,10 +101,14 @@ impl Watch {
                         return Err(WatchError::Server { ids, reason });
                     }
                     Happening::Notice(
-                        Notice::Finished { .. } | Notice::Ended { .. } | Notice::Stuck { .. },
+                        Notice::Finished { .. }
+                        | Notice::Ended { .. }
+                        | Notice::Held { .. }
+                        | Notice::VmmKeeps { .. },
                     )
                     | Happening::VmmEnded(_)
                     | Happening::Request(_)
+                    | Happening::Answer(_)
                     | Happening::ControlEnd(_) => {}
                 }
             }
@@ -121,20 +122,16 @@ impl Watch {
         vmm: ChildProcess,
         control: Control,
     ) -> Result<u8, WatchError> {
-        self.vmm = Some(Vmm {
-            process: vmm,
-            asked_to_stop: false,
-            killed: false,
-            deadline: None,
-        });
+        self.vmm = Some(VmmProcess::new(vmm));
         self.control = Some(control);
-        while self.vmm.is_some() || !self.servers.is_empty() {
+        while self.vmm.is_some() || !self.servers.is_settled() {
             for happening in self.step()? {
                 match happening {
                     Happening::Signal => self.on_signal(),
                     Happening::Notice(notice) => self.on_notice(notice),
                     Happening::VmmEnded(ending) => self.on_vmm_end(ending),
                     Happening::Request(request) => self.on_request(request),
+                    Happening::Answer((reply, socket)) => self.reply(&reply, socket),
                     Happening::ControlEnd(end) => self.on_control_end(&end),
                 }
             }
@@ -150,7 +147,11 @@ impl Watch {
             happenings.extend(self.take(source));
         }
         let now = Instant::now();
-        happenings.extend(self.servers.on_time(now).into_iter().map(Happening::Notice));
+        let vmm = self.vmm.as_ref().map(VmmProcess::pid);
+        let notices = self.servers.on_time(now, vmm);
+        happenings.extend(notices.into_iter().map(Happening::Notice));
+        let answers = self.attachments.on_time(now);
+        happenings.extend(answers.into_iter().map(Happening::Answer));
         self.kill_late_vmm(now);
         Ok(happenings)
     }
@@ -169,11 +170,7 @@ impl Watch {
                 .pidfds()
                 .map(|(key, fd)| (Source::Server(key), fd)),
         );
-        polled.extend(
-            self.vmm
-                .as_ref()
-                .map(|vmm| (Source::Vmm, vmm.process.pidfd())),
-        );
+        polled.extend(self.vmm.as_ref().map(|vmm| (Source::Vmm, vmm.pidfd())));
         polled.extend(
             self.control
                 .as_ref()
@@ -181,7 +178,8 @@ impl Watch {
         );
         let deadlines = [
             self.servers.next_deadline(),
-            self.vmm.as_ref().and_then(|vmm| vmm.deadline),
+            self.attachments.next_deadline(),
+            self.vmm.as_ref().and_then(VmmProcess::deadline),
             self.control
                 .as_ref()
                 .and_then(|control| control.next_deadline(now)),
@@ -206,23 +204,31 @@ impl Watch {
         Ok(ready.map(|((source, _), _)| *source).collect())
     }
 
-    fn take(&mut self, source: Source) -> Option<Happening> {
+    fn take(&mut self, source: Source) -> Vec<Happening> {
         match source {
-            Source::Signal => self.signals.take().then_some(Happening::Signal),
-            Source::Ready(key) => self.servers.on_ready_pipe(key).map(Happening::Notice),
-            Source::Server(key) => self.servers.on_pidfd(key).map(Happening::Notice),
-            Source::Vmm => self
-                .vmm
-                .as_mut()?
-                .process
-                .try_wait()
-                .ok()
-                .flatten()
-                .map(Happening::VmmEnded),
-            Source::Control => match self.control.as_mut()?.receive(Instant::now()) {
-                Ok(request) => request.map(Happening::Request),
-                Err(end) => Some(Happening::ControlEnd(end)),
-            },
+            Source::Signal if self.signals.take() => vec![Happening::Signal],
+            Source::Signal => Vec::new(),
+            Source::Ready(key) => {
+                let notice = self.servers.on_ready_pipe(key);
+                notice.map(Happening::Notice).into_iter().collect()
+            }
+            Source::Server(key) => {
+                let notices = self.servers.on_pidfd(key);
+                notices.into_iter().map(Happening::Notice).collect()
+            }
+            Source::Vmm => {
+                let ended = self.vmm.as_mut().and_then(VmmProcess::ending);
+                ended.map(Happening::VmmEnded).into_iter().collect()
+            }
+            Source::Control => {
+                let Some(control) = &mut self.control else {
+                    return Vec::new();
+                };
+                match control.receive(Instant::now()) {
+                    Ok(request) => request.map(Happening::Request).into_iter().collect(),
+                    Err(end) => vec![Happening::ControlEnd(end)],
+                }
+            }
         }
     }
 
@@ -235,38 +241,20 @@ impl Watch {
                 .for_each(|notice| self.on_notice(notice));
             return;
         };
-        if vmm.asked_to_stop {
-            vmm.kill();
-        } else {
-            vmm.asked_to_stop = true;
-            vmm.deadline = Some(Instant::now() + deadline::VMM_STOP);
-            vmm.signal(Signal::TERM);
-        }
+        vmm.stop();
     }
 
     fn kill_late_vmm(&mut self, now: Instant) {
         if let Some(vmm) = &mut self.vmm
-            && vmm.deadline.is_some_and(|deadline| deadline <= now)
+            && vmm.is_stuck(now)
         {
-            if vmm.killed {
-                tracing::error!(
-                    pid = vmm.process.pid(),
-                    "The VMM was killed and does not end: it is stuck in the kernel"
-                );
-                self.on_vmm_end(Ending::Killed(Signal::KILL.as_raw()));
-            } else {
-                tracing::warn!(
-                    "The VMM did not stop within {} s and is killed",
-                    deadline::VMM_STOP.as_secs()
-                );
-                vmm.kill();
-            }
+            self.on_vmm_end(Ending::Killed(Signal::KILL.as_raw()));
         }
     }
 
     /// Its servers see their sockets close; from now on they have a deadline.
     fn on_vmm_end(&mut self, ending: Ending) {
-        let asked = self.vmm.take().is_some_and(|vmm| vmm.asked_to_stop);
+        let asked = self.vmm.take().is_some_and(|vmm| vmm.was_asked_to_stop());
         self.control = None;
         self.status = match ending {
             Ending::Exited(status) => u8::try_from(status).unwrap_or(1),
@@ -287,15 +275,20 @@ impl Watch {
 
     fn on_notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Started(devices) => {
-                for (id, socket) in devices {
-                    self.reply(&Reply::Attached { id }, Some(socket));
+            Notice::Started { attach, devices } => {
+                for (socket, number) in devices.into_iter().map(|(_, socket)| socket).zip(attach) {
+                    self.reply(&Reply::Attached { number }, Some(socket));
                 }
             }
-            Notice::Failed { ids, reason } => {
+            Notice::Failed {
+                attach,
+                ids,
+                reason,
+            } => {
                 tracing::warn!(?ids, reason, "A device server did not start");
-                ids.iter()
-                    .for_each(|id| self.reply(&Reply::refused(id, &reason), None));
+                if let Some(number) = attach {
+                    self.reply(&Reply::refused(number, &reason), None);
+                }
             }
             Notice::Lost { ids, hosts, ending } => {
                 tracing::error!(
@@ -304,32 +297,46 @@ impl Watch {
                     ending,
                     "A device server died; its devices are lost to the VM"
                 );
-                ids.into_iter()
-                    .for_each(|id| self.attachments.add_without_server(id));
             }
-            Notice::Finished { ids, hosts } => {
-                tracing::info!(?ids, hosts, "The host has its devices back");
-                ids.into_iter()
-                    .for_each(|id| self.attachments.add_without_server(id));
-            }
-            Notice::Ended { ids, hosts } => {
-                tracing::info!(?ids, hosts, "The host has its devices back");
-                ids.into_iter()
-                    .for_each(|id| self.reply(&Reply::Released { id }, None));
-            }
-            Notice::Stuck { hosts, pid } => {
-                eprintln!(
-                    "bulkhead-vmm: the device server of {hosts} (process {pid}) was killed and does not end: it is \
-                     stuck in the kernel, see /proc/{pid}/stack"
+            Notice::Finished { hosts } => {
+                tracing::info!(
+                    hosts,
+                    "A device server has ended after its clients had left"
                 );
-                self.status = 1;
+            }
+            Notice::Ended { requests, hosts } => {
+                tracing::info!(hosts, "The host has its devices back");
+                for number in requests {
+                    self.reply(&Reply::Released { number }, None);
+                }
+            }
+            Notice::Held { requests, reason } => {
+                tracing::error!(reason, "The host does not have its devices back");
+                if self.vmm.is_none() {
+                    eprintln!("bulkhead-vmm: {reason}");
+                    self.status = 1;
+                }
+                for number in requests {
+                    self.reply(&Reply::held(number, &reason), None);
+                }
+            }
+            Notice::VmmKeeps { hosts } => {
+                if let Some(vmm) = &mut self.vmm {
+                    eprintln!(
+                        "bulkhead-vmm: the VMM does not let go of host device {hosts}, whose device server has ended: \
+                         it is killed"
+                    );
+                    vmm.kill();
+                }
             }
         }
     }
 
     fn on_request(&mut self, request: Request) {
-        if let Some((reply, socket)) = self.attachments.answer(&mut self.servers, request) {
-            self.reply(&reply, socket);
+        match self.attachments.answer(&mut self.servers, request) {
+            Outcome::Answer((reply, socket)) => self.reply(&reply, socket),
+            Outcome::Later => {}
+            Outcome::Notice(notice) => self.on_notice(notice),
         }
     }
 
@@ -354,20 +361,6 @@ impl Watch {
                     "The VMM broke the control protocol: it can attach and release nothing more"
                 );
             }
-        }
-    }
-}
-
-impl Vmm {
-    fn kill(&mut self) {
-        self.killed = true;
-        self.deadline = Some(Instant::now() + deadline::KILLED);
-        self.signal(Signal::KILL);
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Err(error) = self.process.signal(signal) {
-            tracing::error!(%error, pid = self.process.pid(), "The VMM cannot be sent a signal");
         }
     }
 }

@@ -17,6 +17,7 @@ use super::config::DeviceConfig;
 use super::describe::{DescribeError, Description, describe, pending_bytes, table_bytes};
 use super::dma::{DmaError, RamAccess, map_ram};
 use super::function::{Parts, VfioUserFunction};
+use super::host_notices;
 use super::interrupts::Interrupts;
 use crate::config::{BarMmap, VfioCommon};
 use crate::pci::bar::{BarError, ROM};
@@ -109,7 +110,7 @@ fn steps(
         "the device reaches guest RAM"
     );
     // 5. BAR areas. Their descriptors are closed when this returns.
-    let reset = description.info.reset;
+    let (reset, num_irqs) = (description.info.reset, description.info.num_irqs);
     let (msix, irqs) = (description.capabilities.msix, description.irqs);
     let areas = match common.options.bar_mmap {
         BarMmap::On => map_all(description).map_err(AttachCause::Map)?,
@@ -128,7 +129,8 @@ fn steps(
         *windows,
         areas,
     );
-    // 6. Interrupts: nothing is wired before the guest asks for it.
+    // 6. Interrupts: nothing is wired before the guest asks for it. What the host's kernel says is for the operator.
+    let host_notices = host_notices::bind(&client, &common.id, num_irqs);
     let interrupts = Interrupts::new(&common.id, Arc::clone(&client), Arc::clone(vm), irqs);
     let id = common.id.clone();
     let parts = Parts {
@@ -137,6 +139,7 @@ fn steps(
         can_reset: reset,
         msix,
         interrupts,
+        host_notices,
         bars,
         config: registers,
     };

@@ -12,23 +12,25 @@
 //! A reset of the device, by the guest's function-level reset too, is only started here: it may take a minute, and no
 //! vCPU waits for it. Until it has ended the device looks as on a real bus: reads give ones, writes are dropped.
 //!
-//! A lost device (the server is gone or has broken the rules): its BARs and mappings go at once, reads give ones,
-//! writes are dropped, one line says why. The VM lives on.
+//! A lost device (the server is gone or has broken the rules): its BARs leave the guest at once, reads give ones, writes are
+//! dropped, one line says why. Whoever has the device then calls `detach`. The VM lives on.
 
 mod bar_access;
 mod inspect;
+mod loss;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use protocol::RegionIndex;
-use protocol::client::{Client, ClientError, LostCause};
+use protocol::client::{Client, ClientError};
 
 use self::bar_access::BarTrap;
 use super::bars::BarMap;
 use super::capabilities::MsixLayout;
 use super::config::{DeviceConfig, InterruptMode, Written};
+use super::host_notices::NoticeFd;
 use super::interrupts::Interrupts;
 use super::latency::Latency;
 use super::msix::MsixTable;
@@ -49,6 +51,7 @@ pub struct VfioUserFunction {
     msix: Option<MsixLayout>,
     turn: Mutex<()>,
     interrupts: Mutex<Interrupts>,
+    host_notices: Vec<NoticeFd>,
     bars: Mutex<BarMap>,
     table: Mutex<MsixTable>,
     config: Mutex<DeviceConfig>,
@@ -64,6 +67,7 @@ pub(super) struct Parts {
     pub(super) can_reset: bool,
     pub(super) msix: Option<MsixLayout>,
     pub(super) interrupts: Interrupts,
+    pub(super) host_notices: Vec<NoticeFd>,
     pub(super) bars: BarMap,
     pub(super) config: DeviceConfig,
 }
@@ -80,6 +84,7 @@ impl VfioUserFunction {
             msix: parts.msix,
             turn: Mutex::new(()),
             interrupts: Mutex::new(parts.interrupts),
+            host_notices: parts.host_notices,
             bars: Mutex::new(parts.bars),
             table: Mutex::new(MsixTable::new(vectors)),
             config: Mutex::new(parts.config),
@@ -106,11 +111,6 @@ impl VfioUserFunction {
         }
     }
 
-    /// Why the device is lost, if it is.
-    pub fn lost(&self) -> Option<LostCause> {
-        self.client.lost()
-    }
-
     /// KVM cannot reach the memory behind a slot: takes this device's slots at `gpa` away (all if it is not known), so
     /// that the access comes again as a trapped one. True if there were any.
     pub fn drop_lost_mappings(&self, gpa: Option<u64>) -> bool {
@@ -124,25 +124,24 @@ impl VfioUserFunction {
         dropped
     }
 
-    /// Lets the device go: interrupts off, BARs out of the guest, guest memory taken back, connection closed.
-    /// When this returns, this process holds nothing of the device any more.
-    pub fn detach(&self) {
+    /// Lets the device go: interrupts off, BARs out of the guest and unmapped, guest memory taken back, connection closed. When
+    /// this returns, this process holds nothing of the device any more. An error: its server did not say that it holds nothing of
+    /// the guest's memory any more; it has to forget it with the connection.
+    pub fn detach(&self) -> Result<(), String> {
         let _turn = lock(&self.turn);
         // From here on nobody wires or maps anything any more.
         self.is_lost.store(true, Ordering::Release);
         lock(&self.interrupts).stop();
         lock(&self.bars).release();
-        if self.client.lost().is_none()
-            && let Err(error) = self.client.dma_unmap_all()
-        {
-            // The memory counts as shared until the server has seen the end of the connection, which comes next.
-            tracing::debug!(
-                device = self.id,
-                error = one_line(&error),
-                "guest memory not unmapped"
-            );
-        }
+        let unmapped = match self.client.lost() {
+            None => self.client.dma_unmap_all(),
+            Some(_) => Ok(()),
+        };
         self.client.shutdown();
+        unmapped.map_err(|error| {
+            let error = one_line(&error);
+            format!("its server did not say that it let go of the guest's memory: {error}")
+        })
     }
 
     fn trap(&self, bar: u8) -> Arc<dyn Trap> {
@@ -154,23 +153,6 @@ impl VfioUserFunction {
 
     fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::Acquire)
-    }
-
-    /// Call without any lock held.
-    fn notice_loss(&self) {
-        let Some(cause) = self.client.lost() else {
-            return;
-        };
-        if self.is_lost.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        tracing::error!(
-            device = self.id,
-            cause = one_line(&cause),
-            "device lost: reads give ones, writes are dropped"
-        );
-        lock(&self.bars).release();
-        lock(&self.interrupts).stop();
     }
 
     fn region_read(&self, region: RegionIndex, offset: u64, data: &mut [u8]) {

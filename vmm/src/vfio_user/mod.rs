@@ -9,6 +9,7 @@
 //! | `interrupts` | which kind of interrupt is on |
 //! | `vectors` | how MSI and MSI-X reach the guest |
 //! | `intx` | how the pin reaches the guest |
+//! | `host_notices` | how the host's kernel tells of an error, or wants the device back |
 //! | `bars` | where the guest reaches BARs, mapped or trapped |
 //! | `bar_file` | which files of a server may become memory of the guest |
 //! | `dma` | which memory the device may use |
@@ -24,6 +25,7 @@ pub mod function;
 pub mod interrupts;
 pub mod vectors;
 pub mod intx;
+pub mod host_notices;
 pub mod bars;
 mod bar_file;
 pub mod dma;

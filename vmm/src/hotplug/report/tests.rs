@@ -1,5 +1,9 @@
+use std::convert::Infallible;
+
 use super::*;
 use crate::config::DeviceConfig;
+use crate::hotplug::lifecycle::After;
+use crate::hotplug::table::Table;
 use crate::qmp::shapes;
 
 fn shown(phase: Phase, devices: &[&str]) -> Value {
@@ -36,11 +40,26 @@ fn every_phase_of_a_slot_is_told_as_the_schema_says() {
 }
 
 #[test]
-fn device_that_is_being_attached_is_told_as_the_schema_says() {
+fn every_state_of_a_device_is_told_as_the_schema_says() {
     let text = "vfio-user-pci,socket=/run/x.sock,id=net,bus=pcie.1,addr=0";
-    let entry = Entry::new(DeviceConfig::parse(text).unwrap());
-    let answer = json!([device("net", &entry)]);
-    shapes::VFIO_USER.check(&answer).unwrap();
-    assert_eq!(answer[0]["state"], "attaching");
-    assert_eq!(answer[0]["peer"], "socket /run/x.sock");
+    for (state, told) in [
+        (State::Adding, "attaching"),
+        (State::Present, "present"),
+        (State::Recalled, "recalled"),
+        (State::Lost(After::Restart), "lost"),
+        (State::Dead, "lost"),
+        (State::Releasing(After::Delete), "releasing"),
+        (State::Held(After::Delete), "held"),
+        (State::Restarting, "attaching"),
+    ] {
+        let table = Table::default();
+        let config = DeviceConfig::parse(text).unwrap();
+        let Ok(key) = table.insert(config, state, |_| Ok::<(), Infallible>(()));
+        table.with(&key, |entry| entry.cause = Some("it is so".to_owned()));
+        let answer = json!([device(&table.all()[0])]);
+        shapes::VFIO_USER.check(&answer).unwrap();
+        assert_eq!(answer[0]["state"], told);
+        assert_eq!(answer[0]["cause"], "it is so");
+        assert_eq!(answer[0]["peer"], "socket /run/x.sock");
+    }
 }

@@ -1,9 +1,12 @@
 use std::os::fd::AsFd;
+use std::sync::mpsc::Receiver;
 use std::thread;
 
 use rustix::event::Timespec;
 
 use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A supervisor that answers the next request as it is told.
 fn pair() -> (Supervisor, ControlSocket) {
@@ -36,8 +39,8 @@ fn attach_gives_the_socket_of_the_answer() {
     let served = thread::spawn(move || {
         let request = next(&theirs);
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
-        let id = request.id().to_owned();
-        let reply = Reply::Attached { id };
+        let number = request.number();
+        let reply = Reply::Attached { number };
         theirs.send(&reply.encode(), Some(reader.as_fd())).unwrap();
         request
     });
@@ -45,6 +48,7 @@ fn attach_gives_the_socket_of_the_answer() {
     assert_eq!(
         served.join().unwrap(),
         Request::Attach {
+            number: 1,
             id: "net".to_owned(),
             target: target()
         }
@@ -56,7 +60,7 @@ fn refusal_is_told_in_the_words_of_the_supervisor() {
     let (supervisor, theirs) = pair();
     let served = thread::spawn(move || {
         let request = next(&theirs);
-        let reply = Reply::refused(request.id(), "not this one");
+        let reply = Reply::refused(request.number(), "not this one");
         theirs.send(&reply.encode(), None).unwrap();
     });
     let error = supervisor.attach("net", target()).unwrap_err();
@@ -64,36 +68,82 @@ fn refusal_is_told_in_the_words_of_the_supervisor() {
     served.join().unwrap();
 }
 
+/// Releases a device; what is told of it.
+fn release(supervisor: &Supervisor, id: &str) -> Receiver<Release> {
+    let (sender, told) = channel();
+    supervisor.release(id, move |release| sender.send(release).unwrap());
+    told
+}
+
 #[test]
 fn answers_in_another_order_reach_who_waits_for_them() {
     let (supervisor, theirs) = pair();
-    let supervisor = Arc::new(supervisor);
-    let waiting: Vec<_> = ["a", "b"]
-        .into_iter()
-        .map(|id| {
-            let supervisor = Arc::clone(&supervisor);
-            thread::spawn(move || supervisor.release(id))
-        })
-        .collect();
-    let ids = [(); 2].map(|()| next(&theirs).id().to_owned());
-    for id in ids.into_iter().rev() {
-        theirs.send(&Reply::Released { id }.encode(), None).unwrap();
+    let told = ["a", "b"].map(|id| release(&supervisor, id));
+    let [a, b] = [(); 2].map(|()| next(&theirs));
+    assert_eq!((a.id(), b.id()), ("a", "b"));
+    let held = Reply::held(b.number(), "b is stuck");
+    theirs.send(&held.encode(), None).unwrap();
+    let released = Reply::Released { number: a.number() };
+    theirs.send(&released.encode(), None).unwrap();
+    let [a_told, b_told] = told.map(|told| told.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(a_told, Release::Done);
+    assert_eq!(b_told, Release::Held("b is stuck".to_owned()));
+}
+
+#[test]
+fn release_that_is_held_is_told_again_when_it_is_done() {
+    let (supervisor, theirs) = pair();
+    let told = release(&supervisor, "a");
+    let number = next(&theirs).number();
+    for reply in [
+        Reply::held(number, "it is stuck"),
+        Reply::Released { number },
+    ] {
+        theirs.send(&reply.encode(), None).unwrap();
     }
-    for thread in waiting {
-        thread.join().unwrap().unwrap();
+    let both = [(); 2].map(|()| told.recv_timeout(PATIENCE).unwrap());
+    assert_eq!(
+        both,
+        [Release::Held("it is stuck".to_owned()), Release::Done]
+    );
+}
+
+#[test]
+fn answer_of_another_request_about_the_same_device_is_not_taken() {
+    let (supervisor, theirs) = pair();
+    let first = release(&supervisor, "a");
+    let number = next(&theirs).number();
+    let refused = Reply::refused(number, "not now");
+    theirs.send(&refused.encode(), None).unwrap();
+    assert!(matches!(first.recv_timeout(PATIENCE), Ok(Release::Held(_))));
+    let second = release(&supervisor, "a");
+    let other = next(&theirs).number();
+    for number in [number, other] {
+        let reply = Reply::Released { number };
+        theirs.send(&reply.encode(), None).unwrap();
     }
+    assert_eq!(second.recv_timeout(PATIENCE), Ok(Release::Done));
+    assert_eq!(
+        first.try_recv(),
+        Err(std::sync::mpsc::TryRecvError::Disconnected),
+        "it had its answer"
+    );
 }
 
 #[test]
 fn end_of_the_supervisor_ends_every_wait() {
     let (supervisor, theirs) = pair();
-    let served = thread::spawn(move || drop((next(&theirs), theirs)));
-    let error = supervisor.release("net").unwrap_err();
-    assert!(matches!(error, SupervisorError::Gone), "{error}");
-    served.join().unwrap();
-    let error = supervisor.release("net").unwrap_err();
+    let told = release(&supervisor, "net");
+    drop((next(&theirs), theirs));
+    let gone = |release| matches!(release, Ok(Release::Held(reason)) if reason.contains("the supervisor is gone"));
+    assert!(gone(told.recv_timeout(PATIENCE)));
+    let error = supervisor.attach("net", target()).unwrap_err();
     assert!(
         matches!(error, SupervisorError::Gone | SupervisorError::Send(_)),
         "{error}"
     );
+    assert!(matches!(
+        release(&supervisor, "net").recv_timeout(PATIENCE),
+        Ok(Release::Held(_))
+    ));
 }

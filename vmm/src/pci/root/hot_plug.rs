@@ -140,6 +140,11 @@ impl PciHost {
         true
     }
 
+    /// How far the slot that holds this device is; `None` if it is in no slot.
+    pub fn phase_of(&self, id: &str) -> Option<Phase> {
+        self.port_of(id).map(|port| port.slot().phase())
+    }
+
     /// The unplug timer of a port fired.
     pub fn eject_timed_out(&self, port: &str) {
         if let Some(port) = self.port_named(port) {

@@ -3,17 +3,25 @@
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use protocol::supervisor::{ControlSocket, HostOptions};
+use protocol::supervisor::{ControlSocket, HostOptions, Reply, Request};
 use sandbox::prepare::Child;
 
 use super::super::hosts::HostGroup;
 use super::super::ready::ReadyPipe;
 use super::super::spawn::StartedServer;
 use super::super::*;
-use super::{PATIENCE, watch};
+use super::{PATIENCE, receive, watch};
+
+/// Groups from here on are on no machine: a look finds them free.
+const NO_GROUP: u32 = 1 << 30;
 
 /// A device server that runs this script with its ready pipe as 3 and its socket as 4.
 fn add_server(watch: &mut Watch, number: u32, script: &str) {
+    add_server_of(watch, number, &[&format!("dev{number}")], script);
+}
+
+/// The same of a group with these devices; the script has the socket of the first.
+fn add_server_of(watch: &mut Watch, number: u32, ids: &[&str], script: &str) {
     let (ready, ready_writer) = ReadyPipe::new().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let child = Child::new("/bin/sh", vec!["-c".into(), script.into()]);
@@ -23,22 +31,25 @@ fn add_server(watch: &mut Watch, number: u32, script: &str) {
         .spawn()
         .unwrap();
     let host = format!("0000:00:04.{number}").parse().unwrap();
-    let device = HostDevice {
-        id: format!("dev{number}"),
+    let device = |id: &&str| HostDevice {
+        id: (*id).to_owned(),
         host,
         options: HostOptions::default(),
     };
     let group = HostGroup {
-        number,
-        devices: vec![device],
+        number: NO_GROUP + number,
+        devices: ids.iter().map(device).collect(),
     };
+    let mut sockets = vec![ours.into()];
+    sockets.extend((1..ids.len()).map(|_| UnixStream::pair().unwrap().0.into()));
     watch.servers.add(
         group,
         StartedServer {
             process,
             ready,
-            sockets: vec![ours.into()],
+            sockets,
         },
+        None,
     );
 }
 
@@ -115,4 +126,126 @@ fn end_of_the_vmm_ends_the_servers() {
         0
     );
     assert!(start.elapsed() < PATIENCE);
+}
+
+/// A server that serves until its sockets are closed, and then runs this.
+fn serving(end: &str) -> String {
+    format!("echo '{{\"ready\":true}}' >&3; exec 3>&-; cat <&4 >/dev/null; {end}")
+}
+
+/// A VM with one running server; its VMM asks what the script says, over a thread. Gives what that thread gave.
+pub(super) fn with_vmm<T: Send + 'static>(
+    watch: Watch,
+    vmm_is: impl FnOnce(ControlSocket) -> T + Send + 'static,
+) -> (u8, T) {
+    let (control, vmm_control) = ControlSocket::pair().unwrap();
+    let vmm = Child::new("/bin/sleep", vec!["60".into()]).spawn().unwrap();
+    let pid = rustix::process::Pid::from_raw(vmm.pid()).unwrap();
+    let asks = std::thread::spawn(move || {
+        let result = vmm_is(ControlSocket::from(vmm_control));
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        result
+    });
+    let status = watch.until_end(vmm, Control::new(control)).unwrap();
+    (status, asks.join().unwrap())
+}
+
+pub(super) fn release(control: &ControlSocket, number: u32, id: &str) {
+    let id = id.to_owned();
+    let request = Request::Release { number, id };
+    control.send(&request.encode(), None).unwrap();
+}
+
+fn held_reason(reply: Reply, expected: u32) -> String {
+    let Reply::Held { number, reason } = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(number, expected);
+    reason
+}
+
+#[test]
+fn released_device_is_the_hosts_when_its_server_has_ended_and_its_id_is_free() {
+    let mut watch = watch(Policy::default());
+    add_server(&mut watch, 1, &serving("exit 0"));
+    let devices = watch.until_ready().unwrap();
+    let (_, replies) = with_vmm(watch, move |control| {
+        release(&control, 7, "dev1");
+        drop(devices);
+        let first = receive(&control).0;
+        release(&control, 8, "dev1");
+        (first, receive(&control).0)
+    });
+    assert_eq!(
+        replies,
+        (Reply::Released { number: 7 }, Reply::Released { number: 8 })
+    );
+}
+
+#[test]
+fn server_that_fails_to_take_its_device_back_is_held_until_that_is_accepted() {
+    let mut watch = watch(Policy::default());
+    add_server(&mut watch, 1, &serving("exit 1"));
+    let devices = watch.until_ready().unwrap();
+    let (_, (first, second)) = with_vmm(watch, move |control| {
+        release(&control, 7, "dev1");
+        drop(devices);
+        let first = receive(&control).0;
+        release(&control, 8, "dev1");
+        (first, receive(&control).0)
+    });
+    let reason = held_reason(first, 7);
+    assert!(
+        reason.contains("host device 0000:00:04.1") && reason.contains("exit status 1"),
+        "{reason}"
+    );
+    assert_eq!(second, Reply::Released { number: 8 });
+}
+
+#[test]
+fn device_of_a_shared_group_is_held_until_the_other_one_is_released() {
+    let mut watch = watch(Policy::default());
+    add_server_of(&mut watch, 1, &["dev1", "dev2"], &serving("exit 0"));
+    let devices = watch.until_ready().unwrap();
+    let (_, replies) = with_vmm(watch, move |control| {
+        release(&control, 7, "dev1");
+        let held = receive(&control).0;
+        release(&control, 8, "dev2");
+        drop(devices);
+        (held, receive(&control).0, receive(&control).0)
+    });
+    let reason = held_reason(replies.0, 7);
+    assert!(reason.contains("device dev2 of it is in use"), "{reason}");
+    assert_eq!(
+        (replies.1, replies.2),
+        (Reply::Released { number: 7 }, Reply::Released { number: 8 })
+    );
+}
+
+#[test]
+fn killed_server_is_no_end_of_its_device_before_the_vmm_lets_go() {
+    let mut watch = watch(Policy::default());
+    add_server(&mut watch, 1, &serving("kill -9 $$"));
+    let devices = watch.until_ready().unwrap();
+    let (status, reply) = with_vmm(watch, move |control| {
+        drop(devices);
+        release(&control, 7, "dev1");
+        receive(&control).0
+    });
+    assert_eq!(reply, Reply::Released { number: 7 });
+    assert_eq!(status, 137, "the VMM was killed by this test");
+}
+
+#[test]
+fn end_of_the_vm_with_a_device_that_was_not_taken_back_is_a_failure() {
+    let mut watch = watch(Policy::default());
+    add_server(&mut watch, 1, &serving("exit 1"));
+    let devices = watch.until_ready().unwrap();
+    let vmm = devices.into_iter().fold(
+        Child::new("/bin/sleep", vec!["0.2".into()]),
+        |vmm, (_, fd)| vmm.fd(3, fd),
+    );
+    let (control, _vmm_control) = ControlSocket::pair().unwrap();
+    let status = watch.until_end(vmm.spawn().unwrap(), Control::new(control));
+    assert_eq!(status.unwrap(), 1);
 }

@@ -1,13 +1,19 @@
-//! What the operator is told of a device (`query-vfio-user`).
+//! What the operator is told of a device (`query-vfio-user`), by its host as well.
 
 use protocol::client::MessageCounters;
 use protocol::messages::version::Capabilities;
 
 use super::{VfioUserFunction, lock};
 use crate::vfio_user::bars::MappedArea;
+use crate::vfio_user::host_notices::NoticeFd;
 use crate::vfio_user::latency::Bucket;
 
 impl VfioUserFunction {
+    /// What the host's kernel may have to say of the device.
+    pub fn host_notices(&self) -> &[NoticeFd] {
+        &self.host_notices
+    }
+
     /// Messages so far.
     pub fn counters(&self) -> MessageCounters {
         self.client.counters()
@@ -28,6 +34,12 @@ impl VfioUserFunction {
     pub(crate) fn mapped_areas(&self) -> usize {
         let areas = self.mapped();
         areas.iter().filter(|area| area.gpa.is_some()).count()
+    }
+
+    /// Whether this process maps any BAR of the device.
+    #[cfg(test)]
+    pub(crate) fn has_mappings(&self) -> bool {
+        !self.mapped().is_empty()
     }
 
     /// Counts how long a trapped access takes.

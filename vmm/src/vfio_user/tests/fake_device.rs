@@ -58,6 +58,7 @@ pub(super) struct FakeDevice {
     pub(super) areas: Vec<SparseArea>,
     pub(super) msix_flags: IrqInfoFlags,
     pub(super) refuses_dma_map: bool,
+    pub(super) refuses_dma_unmap: bool,
     pub(super) config: ServerConfig,
     /// Resets are not answered before a word comes.
     reset_gate: Option<Receiver<()>>,
@@ -87,6 +88,7 @@ impl FakeDevice {
             }],
             msix_flags: IrqInfoFlags::EVENTFD,
             refuses_dma_map: false,
+            refuses_dma_unmap: false,
             config: ServerConfig::standard(),
             reset_gate: None,
         }
@@ -172,6 +174,7 @@ impl FakeDevice {
                     Reply::Done
                 }
             }
+            Command::DmaUnmap(_) if self.refuses_dma_unmap => Reply::Error(Errno::IO),
             Command::DmaUnmap(unmap) => Reply::DmaUnmap(unmap),
             Command::RegionRead(access) => {
                 data.resize(usize::try_from(access.count).unwrap(), 0xd0);

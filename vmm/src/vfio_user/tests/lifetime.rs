@@ -47,7 +47,7 @@ fn function_level_reset_clears_registers_before_the_device_is_told() {
 }
 
 #[test]
-fn lost_device_reads_ones_drops_writes_and_leaves_no_mapping() {
+fn lost_device_reads_ones_drops_writes_and_leaves_the_guest_at_once() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
     place_bar(&function, BAR);
@@ -80,10 +80,35 @@ fn detach_takes_everything_back_and_ends_the_connection() {
     enable_msix(&function);
     machine.unmask(0);
     running.take_seen();
-    function.detach();
+    function.detach().unwrap();
     assert_eq!(machine.slots(), 1);
     assert_eq!(
         running.wait_until_closed(),
         [disabled(IrqIndex::MSIX), Seen::Closed]
     );
+}
+
+#[test]
+fn server_that_keeps_guest_memory_is_told_by_detach() {
+    let machine = Machine::new();
+    let mut device = FakeDevice::new();
+    device.refuses_dma_unmap = true;
+    let (function, running) = machine.attach(device);
+    let error = function.detach().unwrap_err();
+    assert!(error.contains("let go of the guest's memory"), "{error}");
+    running.wait_until_closed();
+}
+
+/// Whoever notices a loss does not wait for the kernel to reset the device; whoever lets go of it does.
+#[test]
+fn bars_of_a_lost_device_stay_mapped_in_the_vmm_until_it_is_detached() {
+    let machine = Machine::new();
+    let (function, running) = machine.attach(FakeDevice::new());
+    running.hang_up();
+    let mut status = [0; 2];
+    function.config_read(6, &mut status);
+    assert!(!function.service());
+    assert!(function.has_mappings());
+    function.detach().unwrap();
+    assert!(!function.has_mappings());
 }

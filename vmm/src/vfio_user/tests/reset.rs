@@ -101,7 +101,8 @@ fn device_can_be_detached_while_its_reset_is_not_over() {
     let (function, running, word) = held(&machine);
     function.reset();
     let start = Instant::now();
-    function.detach();
+    let error = function.detach().unwrap_err();
+    assert!(error.contains("did not say that it let go"), "{error}");
     assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
     assert_eq!(machine.slots(), 1);
     drop(word);
