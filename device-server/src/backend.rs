@@ -10,7 +10,8 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use protocol::{
-    DmaMap, Errno, Iova, IovaRange, IrqInfoFlags, RegionFlags, RegionIndex, SetIrqs, SparseArea,
+    DmaMap, Errno, IoFds, Iova, IovaRange, IrqInfoFlags, RegionFlags, RegionIndex, SetIrqs,
+    SparseArea,
 };
 
 /// One region of the device, as DEVICE_GET_REGION_INFO reports it. Size 0 means "not there".
@@ -28,6 +29,8 @@ pub struct Region {
     pub mmap_fd: Option<OwnedFd>,
     /// Where the region starts in `mmap_fd`: area at `o` is mapped at file offset `mmap_offset + o`.
     pub mmap_offset: u64,
+    /// Writes that the client's KVM may turn into the signal of an eventfd; the device hears of them by that.
+    pub io_fds: IoFds,
 }
 
 impl Region {
@@ -39,6 +42,7 @@ impl Region {
             areas: Vec::new(),
             mmap_fd: None,
             mmap_offset: 0,
+            io_fds: IoFds::default(),
         }
     }
 

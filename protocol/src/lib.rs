@@ -28,8 +28,8 @@ pub use frame::Frame;
 pub use header::{CommandCode, Header, HeaderError, HeaderFlags, MessageType};
 pub use ids::{Iova, IovaRange, IrqIndex, MessageId, RegionIndex};
 pub use messages::{
-    Capabilities, DeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, IrqAction, IrqData, IrqInfo,
-    IrqInfoFlags, RegionFlags, RegionInfo, SetIrqs, SparseArea, Version,
+    Capabilities, DeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, IoFd, IoFdKind, IoFds, IrqAction,
+    IrqData, IrqInfo, IrqInfoFlags, RegionFlags, RegionInfo, SetIrqs, SparseArea, Version,
 };
 pub use pci::PciAddress;
 pub use refusal::{BadField, Refusal};

@@ -14,7 +14,7 @@ use crate::messages::region_info::RegionInfoReply;
 use crate::messages::version::Version;
 use crate::messages::{feature, write_multi};
 use rustix::io::Errno;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// What a server answers.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ pub enum Reply<'a> {
         /// Room that the request announced.
         argsz: u32,
         /// The descriptors that the entries count.
-        fds: &'a [BorrowedFd<'a>],
+        fds: &'a [OwnedFd],
     },
     /// DEVICE_GET_IRQ_INFO.
     IrqInfo(IrqInfo),
@@ -75,7 +75,7 @@ pub enum Reply<'a> {
 pub(crate) struct Parts<'a> {
     pub(crate) data: &'a [u8],
     pub(crate) fd: Option<BorrowedFd<'a>>,
-    pub(crate) fds: &'a [BorrowedFd<'a>],
+    pub(crate) fds: &'a [OwnedFd],
 }
 
 impl<'a> Reply<'a> {

@@ -374,6 +374,7 @@ fn d25_io_fds_that_make_no_sense_are_refused() {
         one(io_fd_entry(0xfff, 4, 0, 0)),
         one(io_fd_entry(u64::MAX, 8, 0, 0)),
         one(io_fd_entry(0, 9, 0, 0)),
+        one(io_fd_entry(0, 7, 0, 0)),
         one(io_fd_entry(0, 4, 1, 0)),
         one(io_fd_entry(0, 4, u32::MAX, 0)),
         one(io_fd_entry(0, 4, 0, 3)),

@@ -9,4 +9,5 @@ mod attached;
 mod answers;
 mod lost;
 mod interrupts;
+mod doorbells;
 mod message_dma;

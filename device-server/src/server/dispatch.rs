@@ -78,12 +78,12 @@ impl<'d> Dispatcher<'d> {
             Command::DeviceInfo => Ok(self.device_info()),
             Command::RegionInfo(request) => self.region_info(request),
             Command::RegionIoFds(request) => {
-                checks::existing_region(self.backend.describe(), request.index)?;
+                let region = checks::existing_region(self.backend.describe(), request.index)?;
                 Ok(Reply::RegionIoFds {
                     index: request.index,
-                    entries: &[],
+                    entries: &region.io_fds.entries,
                     argsz: request.argsz,
-                    fds: &[],
+                    fds: &region.io_fds.fds,
                 })
             }
             Command::IrqInfo(index) => self.irq_info(index),

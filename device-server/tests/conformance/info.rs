@@ -161,9 +161,65 @@ fn i18_i19_i20_i21_region_io_fds() {
         peer.request(IO_FDS, &bytes::words(&[16, 0, index, 0]))
             .failed(Errno::INVAL);
     }
-    let reply = peer.request(IO_FDS, &bytes::words(&[64, 0, 2, 0]));
-    assert_eq!(reply.succeeded().body, bytes::words(&[16, 0, 2, 0]));
+    let reply = peer.request(IO_FDS, &bytes::words(&[64, 0, 0, 0]));
+    assert_eq!(reply.succeeded().body, bytes::words(&[16, 0, 0, 0]));
     assert!(reply.fds.is_empty());
+}
+
+#[test]
+fn i22_i23_descriptor_of_the_doorbells_comes_once_and_when_there_is_room() {
+    let (server, mut peer) = negotiated();
+    let idle = server.fds();
+    let reply = peer.request(IO_FDS, &bytes::words(&[16, 0, 2, 0]));
+    assert_eq!(reply.succeeded().body, bytes::words(&[96, 0, 2, 2]));
+    assert!(reply.fds.is_empty(), "the head only");
+    let reply = peer.request(IO_FDS, &bytes::words(&[95, 0, 2, 0]));
+    assert_eq!(reply.succeeded().body, bytes::words(&[96, 0, 2, 2]));
+    assert!(reply.fds.is_empty(), "one byte short");
+    let reply = peer.request(IO_FDS, &bytes::words(&[96, 0, 2, 0]));
+    let expected = bytes::words(&[
+        96, 0, 2, 2, 0x44, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0x48, 0, 4, 0, 0, 0, 1, 0, 7, 0,
+    ]);
+    assert_eq!(reply.succeeded().body, expected);
+    let [eventfd] = &reply.fds[..] else {
+        panic!(
+            "{} descriptors for two entries that share one",
+            reply.fds.len()
+        );
+    };
+    // As KVM would, beside a message.
+    for ring in [1u64, 2] {
+        rustix::io::write(eventfd, &ring.to_ne_bytes()).expect("ring");
+    }
+    peer.region_write(2, 0x44, &[0; 4]).succeeded();
+    assert_eq!(peer.read_u32(2, 0x4c), 4, "rings");
+    assert_eq!(peer.read_u32(2, 0x50), 1, "of those by message");
+    drop(reply);
+    assert_eq!(server.fds(), idle);
+}
+
+#[test]
+fn i23_doorbell_is_never_the_one_of_the_last_client() {
+    let (server, mut first) = negotiated();
+    let reply = first.request(IO_FDS, &bytes::words(&[96, 0, 2, 0]));
+    drop(first);
+    let mut second = Peer::negotiated(&server);
+    rustix::io::write(&reply.fds[0], &5u64.to_ne_bytes()).expect("ring");
+    assert_eq!(second.read_u32(2, 0x4c), 0);
+}
+
+#[test]
+fn i22_doorbell_whose_count_the_client_fills_and_blocks_holds_up_nobody() {
+    let (_server, mut peer) = negotiated();
+    let reply = peer.request(IO_FDS, &bytes::words(&[96, 0, 2, 0]));
+    let eventfd = &reply.fds[0];
+    rustix::fs::fcntl_setfl(eventfd, rustix::fs::OFlags::empty()).expect("F_SETFL");
+    assert_eq!(peer.read_u32(2, 0x4c), 0, "empty, and a read would block");
+    let most = (u64::MAX - 1).to_ne_bytes();
+    rustix::io::write(eventfd, &most).expect("fill");
+    peer.is_in_step();
+    peer.read_u32(2, 0x4c);
+    peer.is_in_step();
 }
 
 #[test]

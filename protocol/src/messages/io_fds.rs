@@ -58,12 +58,17 @@ pub struct IoFd {
 }
 
 /// What a server says of the file descriptors of a region.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct IoFds {
     /// The parts.
     pub entries: Vec<IoFd>,
     /// The descriptors that `fd_index` counts.
     pub fds: Vec<OwnedFd>,
+}
+
+impl IoFd {
+    /// In `flags`: only writes of the value in `datamatch` count (KVM_IOEVENTFD_FLAG_DATAMATCH).
+    pub const DATAMATCH: u32 = 1;
 }
 
 impl IoFdsRequest {
@@ -199,7 +204,10 @@ impl IoFds {
         for _ in 0..head.count {
             let entry = decode_entry(&mut reader, entry_bytes)?;
             let end = entry.offset.checked_add(entry.size.max(1));
-            if entry.size > 8 || end.is_none_or(|end| end > region_size) {
+            if ![0, 1, 2, 4, 8].contains(&entry.size) {
+                return Err(BadField::invalid("size of an entry", entry.size));
+            }
+            if end.is_none_or(|end| end > region_size) {
                 return Err(BadField::invalid("offset of an entry", entry.offset));
             }
             if usize::try_from(entry.fd_index).is_ok_and(|index| index >= fds.len()) {

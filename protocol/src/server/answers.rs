@@ -8,6 +8,7 @@ use crate::messages::region::RegionAccess;
 use crate::messages::version::Capabilities;
 use crate::reply::Reply;
 use crate::transport::{FrameSender, Outgoing, Patience, SendError, StreamSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Names a request in its answer.
@@ -109,6 +110,8 @@ impl Answers {
         } else {
             (HeaderFlags::REPLY, 0)
         };
+        let lent = parts.fds.iter().map(AsFd::as_fd);
+        let fds: Vec<_> = parts.fd.into_iter().chain(lent).collect();
         self.sender.send(
             &Outgoing {
                 id: token.id,
@@ -117,7 +120,7 @@ impl Answers {
                 error,
                 head: &self.head,
                 data: parts.data,
-                fds: parts.fd.as_ref().map_or(parts.fds, std::slice::from_ref),
+                fds: &fds,
             },
             Patience::For(self.send_deadline),
         )

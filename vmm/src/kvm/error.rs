@@ -67,6 +67,17 @@ pub enum KvmError {
         #[source]
         source: io::Error,
     },
+    /// An eventfd could not be tied to guest writes.
+    #[error("{step} {address:#x}")]
+    IoEvent {
+        /// Attach or detach.
+        step: &'static str,
+        /// Where the guest writes.
+        address: u64,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A vCPU did not stop in time.
     #[error("vCPU {0} did not stop within {1:?}")]
     StuckVcpu(u8, std::time::Duration),

@@ -1,17 +1,23 @@
 //! What kvm_ioctls offers only as raw file descriptors and unions, made safe.
 
 // UNSAFETY: kvm_ioctls takes ownership of a raw fd to make a `Kvm`, vmm_sys_util of one to make an `EventFd`, and both
-// leave the `kvm_run` page's unions to the caller.
+// leave the `kvm_run` page's unions to the caller. KVM_IOEVENTFD for writes of one width and any value is one
+// that kvm_ioctls does not offer.
 #![expect(unsafe_code, reason = "raw fd ownership and kvm_run unions, see above")]
 
+use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
 
-use kvm_bindings::kvm_run;
-use kvm_ioctls::Kvm;
+use kvm_bindings::{KVMIO, kvm_ioeventfd, kvm_run};
+use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
 /// The open `/dev/kvm` as kvm_ioctls wants it.
 pub(super) fn kvm(file: OwnedFd) -> Kvm {
@@ -42,6 +48,17 @@ impl EventFdView<'_> {
     pub(super) fn event(&self) -> &EventFd {
         &self.event
     }
+}
+
+/// Ties an eventfd to guest writes, or unties it.
+pub(super) fn set_ioevent(vm: &VmFd, event: &kvm_ioeventfd) -> io::Result<()> {
+    // SAFETY: the ioctl reads a `kvm_ioeventfd` at the address, which the borrow is, and writes nothing; the fd is a
+    // VM's. A descriptor in it that is no eventfd is refused.
+    let result = unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), event) };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
 }
 
 /// A pointer to a vCPU's `kvm_run` page, to look at the exit that `VcpuFd::run` just reported while its data is

@@ -8,11 +8,13 @@
 //! | `exit` | what happens when a vCPU leaves the guest |
 //! | `irq_routing` | which interrupt goes where |
 //! | `memory_slots` | what the guest reaches without an exit |
+//! | `ioevents` | which guest writes signal an eventfd |
 //! | `device_mapping` | how a BAR is mapped without ever being read here |
 //! | `handles` | what kvm_ioctls offers only as raw fds and unions |
 //!
 //! Not supported: split irqchip, dirty logging, more than [`MAX_VCPUS`] vCPUs.
 
+pub mod ioevents;
 pub mod vm;
 pub mod vcpu_set;
 pub mod exit;
@@ -29,6 +31,7 @@ mod tests;
 pub use device_mapping::DeviceMapping;
 pub use error::KvmError;
 pub use exit::{FatalExit, MemoryFaultHandler};
+pub use ioevents::IoEvent;
 pub use irq_routing::{Gsi, IrqRouting, MsiMessage};
 pub use memory_slots::{MemorySlots, SlotId};
 pub use vcpu::{CpuState, Vcpu};

@@ -102,6 +102,10 @@ impl Vm {
         &self.slots
     }
 
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
     /// Which interrupt goes where.
     pub fn irq(&self) -> &IrqRouting {
         &self.irq

@@ -16,6 +16,7 @@ use super::bars::{Area, BarMap, MapError, map_areas};
 use super::config::DeviceConfig;
 use super::describe::{DescribeError, Description, describe, pending_bytes, table_bytes};
 use super::dma::{DmaError, RamAccess, map_ram};
+use super::doorbells;
 use super::function::{Parts, VfioUserFunction};
 use super::host_notices;
 use super::interrupts::Interrupts;
@@ -55,6 +56,9 @@ pub enum AttachCause {
     /// A BAR area cannot be mapped.
     #[error("map its BARs (bar-mmap=off does without)")]
     Map(#[source] MapError),
+    /// Its answer about doorbells makes no sense.
+    #[error("ask for its doorbells")]
+    Doorbells(#[source] ClientError),
     /// Nobody is left who attaches devices.
     #[error("the thread that attaches devices has ended; start the VM anew")]
     NoThread,
@@ -109,11 +113,15 @@ fn steps(
         ms,
         "the device reaches guest RAM"
     );
-    // 5. BAR areas. Their descriptors are closed when this returns.
+    // 5. Doorbells: writes that need no message.
+    let reserved = reserved(&description);
+    let doorbells =
+        doorbells::ask(&client, &description.regions, &reserved).map_err(AttachCause::Doorbells)?;
+    // 6. BAR areas. Their descriptors are closed when this returns.
     let (reset, num_irqs) = (description.info.reset, description.info.num_irqs);
     let (msix, irqs) = (description.capabilities.msix, description.irqs);
     let areas = match common.options.bar_mmap {
-        BarMmap::On => map_all(description).map_err(AttachCause::Map)?,
+        BarMmap::On => map_all(description, &reserved).map_err(AttachCause::Map)?,
         BarMmap::Off => Vec::new(),
     };
     let VmServices {
@@ -128,8 +136,9 @@ fn steps(
         Arc::clone(spaces),
         *windows,
         areas,
-    );
-    // 6. Interrupts: nothing is wired before the guest asks for it. What the host's kernel says is for the operator.
+    )
+    .with_doorbells(doorbells);
+    // 7. Interrupts: nothing is wired before the guest asks for it. What the host's kernel says is for the operator.
     let host_notices = host_notices::bind(&client, &common.id, num_irqs);
     let interrupts = Interrupts::new(&common.id, Arc::clone(&client), Arc::clone(vm), irqs);
     let id = common.id.clone();
@@ -146,19 +155,20 @@ fn steps(
     Ok(VfioUserFunction::new(parts))
 }
 
-fn map_all(description: Description) -> Result<Vec<Area>, MapError> {
-    let mut reserved: Vec<(u8, Range<u64>)> = Vec::new();
-    if let Some(layout) = &description.capabilities.msix {
-        let range = |start: u64, len: u64| start..start + len;
-        reserved.push((
-            layout.table.bar,
-            range(layout.table.offset, table_bytes(layout)),
-        ));
-        reserved.push((
-            layout.pending.bar,
-            range(layout.pending.offset, pending_bytes(layout)),
-        ));
-    }
+/// What of the BARs this process answers itself.
+fn reserved(description: &Description) -> Vec<(u8, Range<u64>)> {
+    let Some(layout) = &description.capabilities.msix else {
+        return Vec::new();
+    };
+    let range = |start: u64, len: u64| start..start + len;
+    let (table, pending) = (layout.table, layout.pending);
+    vec![
+        (table.bar, range(table.offset, table_bytes(layout))),
+        (pending.bar, range(pending.offset, pending_bytes(layout))),
+    ]
+}
+
+fn map_all(description: Description, reserved: &[(u8, Range<u64>)]) -> Result<Vec<Area>, MapError> {
     let mut areas = Vec::new();
     for region in description.regions {
         let [bar, ..] = region.index.0.to_le_bytes();

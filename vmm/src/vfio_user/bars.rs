@@ -15,6 +15,7 @@ use std::sync::Arc;
 use protocol::RegionInfo;
 
 use super::bar_file::{self, BarFileError};
+use super::doorbells::{self, Doorbell, Wired};
 use super::notices::Notices;
 use crate::address_space::{AddressRange, AddressSpaces, Trap};
 use crate::kvm::{DeviceMapping, SlotId, Vm};
@@ -153,6 +154,7 @@ pub struct BarMap {
     spaces: Arc<AddressSpaces>,
     windows: PciWindows,
     areas: Vec<Area>,
+    doorbells: Vec<Doorbell>,
     live: Vec<Live>,
 }
 
@@ -161,6 +163,7 @@ struct Live {
     decoded: Decoded,
     /// Each with the offset of its area in the BAR.
     slots: Vec<(u64, SlotId)>,
+    doorbells: Vec<Wired>,
 }
 
 impl BarMap {
@@ -179,8 +182,15 @@ impl BarMap {
             spaces,
             windows,
             areas,
+            doorbells: Vec::new(),
             live: Vec::new(),
         }
+    }
+
+    /// What rings in them.
+    pub(super) fn with_doorbells(mut self, doorbells: Vec<Doorbell>) -> Self {
+        self.doorbells = doorbells;
+        self
     }
 
     /// Takes away every BAR that is not in `wanted` as it is there. When this returns, no vCPU reaches it.
@@ -191,6 +201,7 @@ impl BarMap {
         self.live = keep;
         let gone: Vec<Live> = gone;
         for live in gone {
+            doorbells::unwire(&self.vm, &live.doorbells, &self.notices);
             self.unmap(&live.slots);
             let space = if live.decoded.io {
                 &self.spaces.pio
@@ -233,9 +244,11 @@ impl BarMap {
                 continue;
             }
             let slots = self.map(decoded);
+            let doorbells = doorbells::wire(&self.vm, &self.doorbells, decoded, &self.notices);
             self.live.push(Live {
                 decoded: *decoded,
                 slots,
+                doorbells,
             });
         }
     }
@@ -263,6 +276,7 @@ impl BarMap {
     pub fn release(&mut self) {
         self.retain(&[]);
         self.areas.clear();
+        self.doorbells.clear();
     }
 
     /// Every area that is mapped, and where the guest reaches it.

@@ -12,13 +12,15 @@
 //! | `host_notices` | how the host's kernel tells of an error, or wants the device back |
 //! | `bars` | where the guest reaches BARs, mapped or trapped |
 //! | `bar_file` | which files of a server may become memory of the guest |
+//! | `doorbells` | which writes the server hears of without a message |
+//! | `notices` | what is said of the server's answers, once |
 //! | `dma` | which memory the device may use |
 //! | `config` | which configuration bytes are ours, which the device's |
 //! | `msi`, `msix` | what the guest's interrupt registers say |
 //! | `describe` | does the device make sense |
 //! | `capabilities` | where its capabilities are |
 //!
-//! Not supported: VGA regions, ioeventfds (DEVICE_GET_REGION_IO_FDS), migration.
+//! Not supported: VGA regions, migration.
 
 pub mod attach;
 pub mod function;
@@ -27,6 +29,7 @@ pub mod vectors;
 pub mod intx;
 pub mod host_notices;
 pub mod bars;
+mod doorbells;
 mod bar_file;
 pub mod dma;
 pub mod config;

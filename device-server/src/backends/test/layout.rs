@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use protocol::{IrqInfoFlags, RegionFlags, RegionIndex, SparseArea};
+use protocol::{IoFd, IoFdKind, IoFds, IrqInfoFlags, RegionFlags, RegionIndex, SparseArea};
 
 use crate::backend::{DeviceDescription, Irq, Region};
 
@@ -38,8 +38,17 @@ pub(super) const MSI_VECTORS: u32 = 8;
 /// Where in BAR1 the pending bits are; the table is at 0.
 pub(super) const PBA_OFFSET: u32 = 0x800;
 
-/// The description for `server/`; `memory` is what clients map of BAR0.
-pub(super) fn describe(memory: OwnedFd) -> DeviceDescription {
+/// Where in BAR2 a write of four bytes rings.
+pub(super) const DOORBELL: u32 = 0x44;
+/// Where only one value rings without a message.
+pub(super) const MATCHED_DOORBELL: u32 = 0x48;
+/// That value.
+pub(super) const DOORBELL_VALUE: u32 = 7;
+/// Where in BAR2 the rings are counted.
+pub(super) const RINGS: u32 = 0x4c;
+
+/// The description for `server/`; `memory` is what clients map of BAR0, `doorbell` what their KVM signals.
+pub(super) fn describe(memory: OwnedFd, doorbell: OwnedFd) -> DeviceDescription {
     let mapped = Region {
         flags: RegionFlags::READ | RegionFlags::WRITE,
         size: MAPPED_BAR_BYTES.into(),
@@ -49,6 +58,11 @@ pub(super) fn describe(memory: OwnedFd) -> DeviceDescription {
         }],
         mmap_fd: Some(memory),
         mmap_offset: 0,
+        io_fds: IoFds::default(),
+    };
+    let registers = Region {
+        io_fds: doorbells(doorbell),
+        ..Region::trapped(REGISTER_BAR_BYTES.into())
     };
     let edge = |count| Irq {
         flags: IrqInfoFlags::EVENTFD | IrqInfoFlags::MASKABLE,
@@ -67,7 +81,7 @@ pub(super) fn describe(memory: OwnedFd) -> DeviceDescription {
         regions: vec![
             mapped,
             Region::trapped(TABLE_BAR_BYTES.into()),
-            Region::trapped(REGISTER_BAR_BYTES.into()),
+            registers,
             Region::absent(),
             Region::trapped(IO_BAR_BYTES.into()),
             Region::absent(),
@@ -76,5 +90,23 @@ pub(super) fn describe(memory: OwnedFd) -> DeviceDescription {
             Region::absent(),
         ],
         irqs: vec![level, edge(MSI_VECTORS), edge(MSIX_VECTORS), notice, notice],
+    }
+}
+
+/// Both doorbells ring through one eventfd.
+fn doorbells(eventfd: OwnedFd) -> IoFds {
+    let bell = |offset: u32, flags, datamatch| IoFd {
+        offset: offset.into(),
+        size: 4,
+        fd_index: 0,
+        flags,
+        kind: IoFdKind::IoEventFd { datamatch },
+    };
+    IoFds {
+        entries: vec![
+            bell(DOORBELL, 0, 0),
+            bell(MATCHED_DOORBELL, IoFd::DATAMATCH, DOORBELL_VALUE.into()),
+        ],
+        fds: vec![eventfd],
     }
 }

@@ -7,6 +7,7 @@
 mod registers;
 mod dma_engine;
 mod memory;
+mod doorbell;
 mod config_space;
 mod layout;
 
@@ -17,6 +18,7 @@ use protocol::{DmaMap, Errno, IovaRange, IrqIndex, RegionIndex, SetIrqs};
 use crate::backend::{Backend, DeviceDescription, EventSource, MessageDma};
 use crate::backends::test::config_space::{ConfigEffect, ConfigSpace};
 use crate::backends::test::dma_engine::DmaEngine;
+use crate::backends::test::doorbell::Doorbell;
 use crate::backends::test::memory::{MappedMemory, TableMemory};
 use crate::backends::test::registers::{Action, Registers};
 use crate::dma::SharedDma;
@@ -38,6 +40,7 @@ pub struct TestDevice {
     description: DeviceDescription,
     config: ConfigSpace,
     mapped: MappedMemory,
+    doorbell: Doorbell,
     table: TableMemory,
     registers: Registers,
     engine: DmaEngine,
@@ -60,13 +63,15 @@ impl TestDevice {
     /// A device after power-on.
     pub fn new(options: TestDeviceOptions) -> Result<TestDevice, Errno> {
         let mapped = MappedMemory::new()?;
-        let description = layout::describe(mapped.share()?);
+        let doorbell = Doorbell::new()?;
+        let description = layout::describe(mapped.share()?, doorbell.share()?);
         let signaller = Arc::new(Signaller::new()?);
         Ok(TestDevice {
             options,
             description,
             config: ConfigSpace::new(),
             mapped,
+            doorbell,
             table: TableMemory::new(),
             registers: Registers::new(options.message_dma),
             engine: DmaEngine::new(),
@@ -111,6 +116,7 @@ impl TestDevice {
         self.mapped.clear()?;
         self.table = TableMemory::new();
         self.registers.reset();
+        self.doorbell.take();
         self.drive_intx();
         Ok(())
     }
@@ -140,6 +146,9 @@ impl Backend for TestDevice {
             }
             layout::TABLE_BAR => self.table.read(offset, data),
             layout::REGISTER_BAR | layout::IO_BAR => {
+                if doorbell::is_counted_in(offset, data.len()) {
+                    self.registers.ring(self.doorbell.take());
+                }
                 self.registers.read(offset, data);
                 Ok(())
             }
@@ -208,7 +217,8 @@ impl Backend for TestDevice {
         self.edges = EdgeInterrupts::new(&self.signaller);
         // The old client may still have the old memory mapped: the next one gets another.
         self.mapped = MappedMemory::new()?;
-        self.description = layout::describe(self.mapped.share()?);
+        self.doorbell = Doorbell::new()?;
+        self.description = layout::describe(self.mapped.share()?, self.doorbell.share()?);
         self.power_on()
     }
 

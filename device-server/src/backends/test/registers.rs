@@ -35,6 +35,10 @@ mod register {
     pub(super) const DMA_STATUS: u64 = 14;
     pub(super) const DMA_RESULT: u64 = 15;
     pub(super) const DMA_IRQ: u64 = 16;
+    pub(super) const DOORBELL: u64 = 17;
+    pub(super) const MATCHED_DOORBELL: u64 = 18;
+    pub(super) const RINGS: u64 = 19;
+    pub(super) const RINGS_BY_MESSAGE: u64 = 20;
 }
 
 /// Bit of DMA_COMMAND: raise the interrupt in DMA_IRQ when done.
@@ -83,6 +87,8 @@ struct State {
     dma_status: u32,
     dma_result: u32,
     dma_irq: u32,
+    rings: u32,
+    rings_by_message: u32,
 }
 
 impl Registers {
@@ -109,6 +115,13 @@ impl Registers {
     /// Counts one access to BAR0 that came by message.
     pub(super) fn count_mapped_access(&mut self) {
         self.mapped_bar_messages = self.mapped_bar_messages.wrapping_add(1);
+    }
+
+    /// The doorbells rang without a message, so often.
+    pub(super) fn ring(&mut self, times: u64) {
+        let [a, b, c, d, ..] = times.to_le_bytes();
+        let times = u32::from_le_bytes([a, b, c, d]);
+        self.state.rings = self.state.rings.wrapping_add(times);
     }
 
     /// The level that the driver asked for on the INTx pin.
@@ -180,7 +193,9 @@ impl Registers {
             register::DMA_STATUS => state.dma_status,
             register::DMA_RESULT => state.dma_result,
             register::DMA_IRQ => state.dma_irq,
-            // IRQ_RAISE is write-only; there is nothing behind the last register.
+            register::RINGS => state.rings,
+            register::RINGS_BY_MESSAGE => state.rings_by_message,
+            // IRQ_RAISE and the doorbells are write-only; there is nothing behind the last register.
             _ => 0,
         }
     }
@@ -207,6 +222,10 @@ impl Registers {
                 return Some(Action::RunDma(self.job()));
             }
             register::DMA_IRQ => state.dma_irq = value,
+            register::DOORBELL | register::MATCHED_DOORBELL => {
+                state.rings = state.rings.wrapping_add(1);
+                state.rings_by_message = state.rings_by_message.wrapping_add(1);
+            }
             // Read-only, or no register: the write is dropped, as PCI devices do.
             _ => {}
         }

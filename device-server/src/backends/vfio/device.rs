@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use protocol::{Errno, PciAddress, RegionFlags, RegionIndex, SetIrqs};
+use protocol::{Errno, IoFds, PciAddress, RegionFlags, RegionIndex, SetIrqs};
 use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET};
 
 use super::capabilities::ConfigCopy;
@@ -240,6 +240,7 @@ fn describe_regions(
             areas,
             mmap_fd: None,
             mmap_offset: kernel.offset,
+            io_fds: IoFds::default(),
         });
     }
     // Legacy VGA ranges are the host's, whatever VFIO would give.

@@ -41,5 +41,7 @@ pub const IRQ_LINE: u64 = 0x4008_ae61;
 pub const SET_GSI_ROUTING: u64 = 0x4008_ae6a;
 /// Ties an eventfd to an interrupt.
 pub const IRQFD: u64 = 0x4020_ae76;
+/// Ties an eventfd to writes of the guest.
+pub const IOEVENTFD: u64 = 0x4040_ae79;
 /// Sends a message-signalled interrupt.
 pub const SIGNAL_MSI: u64 = 0x4020_aea5;

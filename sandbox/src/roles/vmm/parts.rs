@@ -123,6 +123,11 @@ pub(super) fn devices(late: u64) -> Vec<Rule> {
             "interrupts: one for each that the guest uses",
         ),
         kvm(kvm::IRQFD, late, "interrupts: from an eventfd to the guest"),
+        kvm(
+            kvm::IOEVENTFD,
+            late,
+            "doorbells: from a guest write to an eventfd",
+        ),
         kvm(kvm::SET_GSI_ROUTING, late, "interrupts: what each means"),
         kvm(
             kvm::SIGNAL_MSI,
