@@ -3,10 +3,16 @@
 //! Every device has a socket of its own: in `vfio`, each `--host` is followed by its `--socket PATH` or `--socket-fd N`
 //! (see `devices`). Not here: opening anything.
 
+mod accounts;
 mod devices;
 mod host;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use sandbox::profile::{Mode, Start};
 
 use self::devices::{DeviceArgs, SocketArgs};
@@ -62,6 +68,12 @@ pub struct ProcessArgs {
     /// What is logged: error, warn, info, debug, trace, or a tracing filter
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log_level: String,
+    /// Also serve processes of this user; the socket's mode has to let them connect
+    #[arg(long, value_name = "USER", action = ArgAction::Append, value_parser = accounts::uid)]
+    pub allow_uid: Vec<u32>,
+    /// Also serve processes whose main group is this one
+    #[arg(long, value_name = "GROUP", action = ArgAction::Append, value_parser = accounts::gid)]
+    pub allow_gid: Vec<u32>,
 }
 
 /// How log lines look.
@@ -160,7 +172,7 @@ enum Kind {
 pub fn parse<I>(arguments: I) -> Result<Task, clap::Error>
 where
     I: IntoIterator,
-    I::Item: Into<std::ffi::OsString> + Clone,
+    I::Item: Into<OsString> + Clone,
 {
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
@@ -192,8 +204,29 @@ where
     }
 }
 
+/// The exit status of a command line that cannot be followed, or that asks for help. Those of `host` stay clear of what
+/// its commands mean by theirs: 1 and 2 are how a check came out.
+pub fn usage_status(arguments: &[OsString], error: &clap::Error) -> u8 {
+    const BAD_USAGE: u8 = 2;
+    const BAD_HOST_USAGE: u8 = 64;
+    const NOT_AN_ADDRESS: u8 = 16;
+    if !error.use_stderr() {
+        return 0;
+    }
+    if arguments.get(1).is_none_or(|word| word != "host") {
+        return BAD_USAGE;
+    }
+    let of = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let is_address = of(ContextKind::InvalidArg).contains("ADDR");
+    if error.kind() == ErrorKind::ValueValidation && is_address {
+        NOT_AN_ADDRESS
+    } else {
+        BAD_HOST_USAGE
+    }
+}
+
 fn usage(text: &str) -> clap::Error {
-    Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text)
+    Cli::command().error(ErrorKind::ArgumentConflict, text)
 }
 
 #[cfg(test)]

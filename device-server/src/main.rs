@@ -12,17 +12,18 @@ use tracing_subscriber::EnvFilter;
 
 /// Exit status of a start that failed, or of a device that could not be served any more.
 const FAILED: u8 = 1;
-/// Exit status of wrong arguments.
+/// Exit status of an argument that is wrong as only its use shows.
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = match cli::parse(std::env::args_os().collect::<Vec<OsString>>()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let command = match cli::parse(&arguments) {
         Ok(Task::Serve(command)) => command,
         Ok(Task::Host(command)) => return execute(command),
         Err(error) => {
             // Also --help and --version, which print to stdout and succeed.
             let _ = error.print();
-            return u8::try_from(error.exit_code()).unwrap_or(BAD_USAGE).into();
+            return cli::usage_status(&arguments, &error).into();
         }
     };
     if let Err(text) = start_log(&command.process) {

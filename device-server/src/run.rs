@@ -19,10 +19,10 @@ use sandbox::roles::{Calls, Folder};
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
 use crate::backends::vfio::{OpenError, OpenOptions, WantedDevice};
-use crate::cli::{Command, Devices, Endpoint, ServedDevice};
+use crate::cli::{Command, Devices, Endpoint, ProcessArgs, ServedDevice};
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
-use crate::server::{ServeConfig, ServeError, Shutdown, Source};
+use crate::server::{Clients, ServeConfig, ServeError, Shutdown, Source};
 use crate::serving::Serving;
 
 /// Why the process did not start, or did not end well. The text and its sources make one line.
@@ -39,6 +39,11 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The sandbox would hide who is to be served.
+    #[error(
+        "--allow-uid, --allow-gid: without privilege the sandbox is a user namespace, in which other users cannot be told apart: start as root"
+    )]
+    UnknownClients,
     /// A socket cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -82,7 +87,8 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     let signals = block_signals().map_err(|source| set_up("block SIGTERM and SIGINT", source))?;
     // 2. Open the devices. Nothing of this listens to a client yet.
     let confinement = Confinement::of(&command.devices);
-    let devices = open(command.devices)?;
+    let clients = clients(&command.process, confinement)?;
+    let devices = open(command.devices, &clients)?;
     // 3. Bind or adopt the sockets: a client that connects from here on waits in the backlog.
     let mut served = Vec::new();
     for (config, backend, endpoint) in devices {
@@ -123,6 +129,25 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     //    One that is held up by its device for longer than a reset may take is left behind.
     drop(files);
     Ok(serving.stop(limits::RESET_DEADLINE)?)
+}
+
+/// Who is served, in the numbers that hold before the sandbox is entered.
+fn clients(process: &ProcessArgs, confinement: Option<Confinement>) -> Result<Clients, RunError> {
+    let named = !(process.allow_uid.is_empty() && process.allow_gid.is_empty());
+    let own_user_namespace = confinement.is_some_and(|confinement| {
+        let leaves = matches!(confinement.start.mode, Mode::On | Mode::BestEffort);
+        leaves && !sandbox::mechanisms::capabilities::privileged()
+    });
+    if named && own_user_namespace {
+        return Err(RunError::UnknownClients);
+    }
+    let clients = Clients::new(&process.allow_uid, &process.allow_gid);
+    if clients.exclude_own_user() {
+        tracing::warn!(
+            "This process runs as the overflow user, whom any user may look like: it is not served"
+        );
+    }
+    Ok(clients)
 }
 
 /// How a process is confined. The software test device is not: it has nothing to lose.
@@ -200,7 +225,7 @@ fn confine(
 /// A device that is open, how it is served, and where.
 type Opened = (ServeConfig, Box<dyn Backend>, Endpoint);
 
-fn open(devices: Devices) -> Result<Vec<Opened>, RunError> {
+fn open(devices: Devices, clients: &Clients) -> Result<Vec<Opened>, RunError> {
     match devices {
         Devices::Test {
             endpoint,
@@ -213,7 +238,7 @@ fn open(devices: Devices) -> Result<Vec<Opened>, RunError> {
             })
             .map_err(|errno| RunError::TestDevice(errno.into()))?;
             Ok(vec![(
-                ServeConfig::new("test".to_owned(), true),
+                ServeConfig::new("test".to_owned(), true, clients.clone()),
                 Box::new(device),
                 endpoint,
             )])
@@ -229,7 +254,7 @@ fn open(devices: Devices) -> Result<Vec<Opened>, RunError> {
             // The hardware does the DMA, so the second socket stays silent. It is there all the same: a client that has it
             // need not look at the first one whenever an answer comes.
             let opened = devices.into_iter().zip(backends).map(|(device, backend)| {
-                let config = ServeConfig::new(device.host.to_string(), true);
+                let config = ServeConfig::new(device.host.to_string(), true, clients.clone());
                 (config, backend, device.endpoint)
             });
             Ok(opened.collect())

@@ -28,7 +28,7 @@ GUEST_KERNEL_GENERIC = "6.1-generic"
 
 # Loaded at boot, dependencies first; a name that a kernel has built in, or does not have, is skipped.
 LAB_MODULES = (
-    "virtio_pci", "virtio_console", "nvme", "kvm", "kvm_amd", "vfio", "vfio_iommu_type1", "vfio_pci",
+    "virtio_pci", "virtio_console", "virtio_net", "nvme", "kvm", "kvm_amd", "vfio", "vfio_iommu_type1", "vfio_pci",
 )
 GUEST_MODULES = ("nvme", "e1000e")
 

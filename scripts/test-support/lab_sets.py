@@ -23,12 +23,13 @@ SERIAL_PAIR = (
     "--device", "pci-serial-2x,chardev1=cable-b,chardev2=unused,addr=a.1",
 )
 
-# For the host commands: the serial cards, an NVMe controller with two virtual functions, and a maker of file systems.
+# For the host commands: the serial cards, an NVMe controller with two virtual functions, a NIC with a driver in L1,
+# and a maker of file systems.
 HOST = (
     *SERIAL_PAIR,
     "--device", "nvme-subsys,id=subsystem", "--device", "pcie-root-port,id=sriov-port,chassis=1,addr=8",
     "--device", "nvme,serial=sriov,bus=sriov-port,subsys=subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
-    "--copy-in", "/usr/sbin/mke2fs",
+    "--copy-in", "/usr/sbin/mke2fs", "--device", "virtio-net-pci,addr=6,romfile=",
 )
 
 

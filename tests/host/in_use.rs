@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use crate::operator::host;
 
 const DISK: &str = "/dev/nvme0n1";
+const VIRTIO_NIC: &str = "0000:00:06.0";
 
 fn disk_of_the_host() -> Result<()> {
     if HostDevice::at(NVME).driver().as_deref() != Some("nvme") {
@@ -96,8 +97,34 @@ fn served_device_is_not_given_back() -> Result<()> {
     let server = DeviceServer::vfio(NVME, &scratch.file("nvme.sock"))?;
     let pid = server.pid().to_string();
     host(&format!("unbind {NVME}"))?.refused(4, &[NVME, &pid, "has it open"])?;
+    let checked = host(&format!("check {NVME}"))?.text;
+    assert!(
+        checked.contains(&format!("(process {pid}) has it open")),
+        "{checked}"
+    );
     assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("vfio-pci"));
     assert!(server.stop()?.success());
     host(&format!("unbind {NVME}"))?.succeeded()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn default_route_keeps_the_nic_unless_forced() -> Result<()> {
+    let interface = std::fs::read_dir(format!("/sys/bus/pci/devices/{VIRTIO_NIC}/virtio0/net"))
+        .and_then(|mut found| found.next().transpose())?
+        .context("the NIC has an interface")?;
+    let name = interface.file_name().to_string_lossy().into_owned();
+    run(&format!("ip address add 192.0.2.2/24 dev {name}"))?;
+    run(&format!("ip link set {name} up"))?;
+    run(&format!("ip route add default via 192.0.2.1 dev {name}"))?;
+    let bind = format!("bind {VIRTIO_NIC}");
+    host(&bind)?.refused(4, &[VIRTIO_NIC, "the default route goes through", &name])?;
+    let driver = || HostDevice::at(VIRTIO_NIC).driver();
+    assert_eq!(driver().as_deref(), Some("virtio-pci"));
+    host(&format!("{bind} --force"))?.succeeded()?;
+    assert_eq!(driver().as_deref(), Some("vfio-pci"));
+    host(&format!("unbind {VIRTIO_NIC}"))?.succeeded()?;
+    assert_eq!(driver().as_deref(), Some("virtio-pci"));
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Bad input and bad circumstances: each has its message and status, and nothing is half bound.
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -9,6 +10,8 @@ use harness::host_device::{HostDevice, NVME};
 use crate::operator::{Answer, command, host};
 
 const NOBODY: u32 = 65534;
+/// The root port that the SR-IOV device is behind.
+const BRIDGE: &str = "0000:00:08.0";
 
 fn has_not_changed() {
     assert_eq!(HostDevice::at(NVME).driver().as_deref(), Some("nvme"));
@@ -36,7 +39,7 @@ fn address_that_is_not_one() -> Result<()> {
         "vfs 0x4 1",
     ] {
         let answer = host(words)?;
-        assert_eq!(answer.status, Some(2), "{words}: {answer:?}");
+        assert_eq!(answer.status, Some(16), "{words}: {answer:?}");
         assert!(
             answer.errors.contains("is not a PCI address"),
             "{words}: {answer:?}"
@@ -80,5 +83,26 @@ fn sysfs_that_is_read_only() -> Result<()> {
         .output()?;
     Answer::from(output).refused(9, &["read-only", "driver_override"])?;
     has_not_changed();
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn bridge_stays_with_the_host() -> Result<()> {
+    let driver = || HostDevice::at(BRIDGE).driver();
+    let before = driver();
+    host(&format!("bind {BRIDGE}"))?.refused(14, &[BRIDGE, "is a PCI bridge", "host list"])?;
+    assert_eq!(driver(), before);
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn check_that_cannot_be_printed_has_a_status_of_its_own() -> Result<()> {
+    let full = File::options().write(true).open("/dev/full")?;
+    let output = command("check")?.stdout(full).output()?;
+    let answer = Answer::from(output);
+    assert_eq!(answer.status, Some(15), "{answer:?}");
+    assert!(answer.errors.contains("write to stdout"), "{answer:?}");
     Ok(())
 }

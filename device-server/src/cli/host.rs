@@ -102,7 +102,7 @@ enum FormatName {
 pub(super) enum StepName {
     Unbind,
     Probe,
-    Vfs { count: u32 },
+    Vfs { from: u32, to: u32 },
 }
 
 impl From<Host> for HostCommand {
@@ -150,7 +150,7 @@ impl From<Host> for HostCommand {
                 step: match step {
                     StepName::Unbind => Step::Unbind,
                     StepName::Probe => Step::Probe,
-                    StepName::Vfs { count } => Step::VirtualFunctions(count),
+                    StepName::Vfs { from, to } => Step::VirtualFunctions { from, to },
                 },
             },
         }

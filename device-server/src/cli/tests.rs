@@ -104,3 +104,32 @@ fn host_commands_take_short_addresses_and_refuse_others() {
         );
     }
 }
+
+#[test]
+fn usage_of_host_has_statuses_that_no_check_has() {
+    let status = |words: &str| {
+        let arguments: Vec<OsString> = std::iter::once("bulkhead-device-server")
+            .chain(words.split_whitespace())
+            .map(OsString::from)
+            .collect();
+        usage_status(&arguments, &parse(&arguments).unwrap_err())
+    };
+    for words in [
+        "host check zz",
+        "host bind 1a:00.3 ../tmp",
+        "host vfs 0x4 1",
+    ] {
+        assert_eq!(status(words), 16, "{words}");
+    }
+    for words in [
+        "host",
+        "host bind",
+        "host nothing",
+        "host vfs 1a:00.0 -1",
+        "host bind --wait 0 1a:00.0",
+    ] {
+        assert_eq!(status(words), 64, "{words}");
+    }
+    assert_eq!(status("host --help"), 0);
+    assert_eq!(status("vfio --host zz --socket /a"), 2);
+}

@@ -14,7 +14,7 @@ use super::kernel::{Kernel, check_writable, override_path};
 use super::notes::{self, Before, Lock};
 use super::rebind::{Mover, VFIO_PCI};
 use super::roots::Roots;
-use super::usage::{Usage, Use, vfio_use_by_opening};
+use super::usage::{Usage, Use};
 
 /// What the operator asked for.
 #[derive(Debug, Clone)]
@@ -36,6 +36,9 @@ pub(super) fn bind(
     let roots = mover.roots;
     let devices = select(roots, request)?;
     for address in &devices {
+        if is_bridge(&roots.sysfs, *address) {
+            return Err(HostError::Bridge(*address));
+        }
         check_iommu(roots, *address)?;
     }
     check_writable_all(roots, &devices)?;
@@ -53,12 +56,7 @@ pub(super) fn bind(
                 say_moved(out, *address, before.driver.as_deref(), Some(VFIO_PCI));
                 moved.push((*address, before, lock));
             }
-            Err(error) => {
-                if !matches!(error, HostError::NotRestored { .. }) {
-                    notes::remove(roots, *address);
-                }
-                return Err(roll_back(mover, moved, error, out));
-            }
+            Err(error) => return Err(roll_back(mover, moved, Notes::Forget, error, out)),
         }
     }
     say_groups(roots, &devices, out);
@@ -78,9 +76,10 @@ pub(super) fn unbind(
     if !request.force {
         check_not_served(roots, &devices)?;
     }
+    let mut moved: Vec<(PciAddress, Before, &Lock)> = Vec::new();
     for (address, lock) in &locks {
         let device = HostDevice::read(&roots.sysfs, *address)?;
-        if !device.bound_to_vfio {
+        if !device.bound_to_vfio && !mover.is_half_moved(*address)? {
             let driver = device.driver.as_deref().unwrap_or("no driver");
             say(
                 out,
@@ -88,8 +87,17 @@ pub(super) fn unbind(
             );
             continue;
         }
-        let now = mover.give_back(*address, lock)?;
-        say_moved(out, *address, device.driver.as_deref(), now.as_deref());
+        match mover.give_back(*address, lock) {
+            Ok(before) => {
+                let now = mover.state(*address)?.driver;
+                say_moved(out, *address, device.driver.as_deref(), now.as_deref());
+                moved.push((*address, before, lock));
+            }
+            Err(error) => return Err(roll_back(mover, moved, Notes::Keep, error, out)),
+        }
+    }
+    for (address, _, _) in moved {
+        notes::remove(roots, address);
     }
     Ok(())
 }
@@ -217,9 +225,7 @@ fn check_not_served(roots: &Roots, devices: &[PciAddress]) -> Result<(), HostErr
         let device = HostDevice::read(&roots.sysfs, *address)?;
         let mut uses = usage.of(&device);
         uses.retain(|found| matches!(found, Use::Vfio { .. }));
-        if let (true, Some(group)) = (uses.is_empty(), device.group) {
-            uses.extend(vfio_use_by_opening(roots, *address, group));
-        }
+        uses.extend(usage.unseen_by_proc(&device));
         if !uses.is_empty() {
             return Err(HostError::InUse {
                 address: *address,
@@ -230,18 +236,29 @@ fn check_not_served(roots: &Roots, devices: &[PciAddress]) -> Result<(), HostErr
     Ok(())
 }
 
+/// Whether the old driver of a device that is put back is still to be remembered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Notes {
+    Keep,
+    Forget,
+}
+
 fn roll_back(
     mover: &Mover<'_>,
     moved: Vec<(PciAddress, Before, &Lock)>,
+    notes: Notes,
     error: HostError,
     out: &mut dyn Write,
 ) -> HostError {
     let mut error = error;
     for (address, before, lock) in moved.into_iter().rev() {
+        let now = mover.state(address).ok().and_then(|now| now.driver);
         match mover.put_back(address, &before, &before, lock) {
             Ok(()) => {
-                notes::remove(mover.roots, address);
-                say_moved(out, address, Some(VFIO_PCI), before.driver.as_deref());
+                if notes == Notes::Forget {
+                    notes::remove(mover.roots, address);
+                }
+                say_moved(out, address, now.as_deref(), before.driver.as_deref());
             }
             Err(second) => error = HostError::not_restored(&error, &second),
         }

@@ -16,6 +16,8 @@ use super::{bind, check, list, vfs};
 
 /// Exit status where the output cannot be written.
 const FAILED: u8 = 1;
+/// Exit status of a check that could not be made, or not be printed: what is below says how the check came out.
+const NOT_CHECKED: u8 = 15;
 
 /// How output looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +88,15 @@ pub fn execute(command: HostCommand) -> ExitCode {
         HostCommand::Check { address, format } => match check::findings(&roots, address) {
             Ok(findings) => {
                 let status = check::overall(&findings).exit_status();
-                printed(check::print(&findings, format, &mut out), status)
+                let printed = check::print(&findings, format, &mut out);
+                ended(printed, status, NOT_CHECKED)
             }
-            Err(error) => failed(&error),
+            Err(error) => match error.exit_status() {
+                HostError::FAILED => failed(&error, NOT_CHECKED),
+                status => failed(&error, status),
+            },
         },
-        HostCommand::List { format } => printed(list::print(&roots, format, &mut out), 0),
+        HostCommand::List { format } => ended(list::print(&roots, format, &mut out), 0, FAILED),
         HostCommand::Bind { request, limit } => with_mover(&roots, limit, &mut |mover| {
             bind::bind(mover, &request, &mut out)
         }),
@@ -123,23 +129,23 @@ fn with_mover(
     };
     match action(&mover) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
+        Err(error) => failed(&error, error.exit_status()),
     }
 }
 
-fn failed(error: &HostError) -> ExitCode {
+fn failed(error: &HostError, status: u8) -> ExitCode {
     eprintln!("bulkhead-device-server: {}", error.line());
-    error.exit_status().into()
+    status.into()
 }
 
 /// A reader that has seen enough (`host list | head`) is no failure.
-fn printed(result: io::Result<()>, status: u8) -> ExitCode {
-    match result.and_then(|()| io::stdout().flush()) {
+fn ended(printed: io::Result<()>, status: u8, unprinted: u8) -> ExitCode {
+    match printed.and_then(|()| io::stdout().flush()) {
         Ok(()) => status.into(),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status.into(),
         Err(error) => {
             eprintln!("bulkhead-device-server: write to stdout: {error}");
-            FAILED.into()
+            unprinted.into()
         }
     }
 }

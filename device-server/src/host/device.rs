@@ -166,3 +166,13 @@ pub(super) fn link_name(address: PciAddress, path: &Path) -> Result<Option<Strin
         }),
     }
 }
+
+/// The virtual functions of `address`, in order. Not by sriov_numvfs: whoever reads that waits, past every deadline and without
+/// being killed, until a change of the number that is under way has ended.
+pub(super) fn virtual_functions(sysfs: &Sysfs, address: PciAddress) -> Vec<PciAddress> {
+    let device = folder(sysfs, address);
+    (0..u32::MAX)
+        .map_while(|index| link_name(address, &device.join(format!("virtfn{index}"))).ok()?)
+        .filter_map(|name| name.parse().ok())
+        .collect()
+}

@@ -19,6 +19,11 @@ pub(super) enum HostError {
         "{0} is in no IOMMU group: the IOMMU is off or missing; `bulkhead-device-server host check` says how to turn it on"
     )]
     NoIommu(PciAddress),
+    /// A PCI bridge.
+    #[error(
+        "{0} is a PCI bridge, which stays with the host; bind the devices behind it, `bulkhead-device-server host list` shows them"
+    )]
+    Bridge(PciAddress),
     /// The kernel has no vfio-pci.
     #[error(
         "the kernel has no vfio-pci driver, and `modprobe vfio-pci` does not bring it; install a kernel with CONFIG_VFIO_PCI"
@@ -85,16 +90,13 @@ pub(super) enum HostError {
         seconds: u64,
     },
     /// A driver did not take the device.
-    #[error(
-        "{driver} did not take {address}, which {}; dmesg says why",
-        went(actual)
-    )]
+    #[error("{driver} did not take {address}: {} did; dmesg says why", actual.as_deref().unwrap_or("no driver"))]
     NotTaken {
         /// The device.
         address: PciAddress,
         /// The driver that was to take it.
         driver: String,
-        /// The one that has it.
+        /// The one that took it instead.
         actual: Option<String>,
     },
     /// The operator pressed Ctrl-C.
@@ -108,7 +110,7 @@ pub(super) enum HostError {
         driver: String,
     },
     /// After a failure the device could not be put back.
-    #[error("{first}; and then it could not be given back: {second}")]
+    #[error("{first}; and then it could not be put back: {second}")]
     NotRestored {
         /// The failure.
         first: String,
@@ -190,15 +192,17 @@ impl HostError {
         texts.join(": ").replace('\n', " ")
     }
 
-    /// The exit status of the program; 2 is wrong usage, also of an address that is not one. `docs/vfio.md` lists them.
+    /// The exit status of most failures.
+    pub(super) const FAILED: u8 = 1;
+
+    /// The exit status of the program. Those of wrong usage are in `cli::usage_status`; `docs/vfio.md` lists all.
     pub(super) fn exit_status(&self) -> u8 {
         match self {
             HostError::Sysfs { .. }
             | HostError::Note { .. }
             | HostError::Helper { .. }
             | HostError::NotRestored { .. }
-            | HostError::Device(DeviceError::Read { .. }) => 1,
-            HostError::TooManyFunctions { .. } => 2,
+            | HostError::Device(DeviceError::Read { .. }) => HostError::FAILED,
             HostError::Device(DeviceError::Missing(_)) => 3,
             HostError::InUse { .. } => 4,
             HostError::GroupInUse { .. } => 5,
@@ -210,6 +214,8 @@ impl HostError {
             HostError::NoVfioPci => 11,
             HostError::Busy { .. } => 12,
             HostError::NotSriov(_) => 13,
+            HostError::Bridge(_) => 14,
+            HostError::TooManyFunctions { .. } => 17,
             HostError::Interrupted { .. } => 130,
         }
     }
@@ -219,11 +225,4 @@ fn remedies(uses: &[Use]) -> String {
     let mut texts: Vec<&str> = uses.iter().map(Use::remedy).collect();
     texts.dedup();
     texts.join(", ")
-}
-
-fn went(actual: &Option<String>) -> String {
-    match actual {
-        Some(driver) => format!("went to {driver}"),
-        None => "has no driver now".to_owned(),
-    }
 }

@@ -215,8 +215,8 @@ impl Kernel for FakeKernel<'_> {
             }
             Step::Unbind => fs::remove_file(link).unwrap(),
             Step::Probe => self.probe(&address, &link),
-            Step::VirtualFunctions(count) => {
-                fs::write(device.join("sriov_numvfs"), count.to_string()).unwrap();
+            Step::VirtualFunctions { to, .. } => {
+                fs::write(device.join("sriov_numvfs"), to.to_string()).unwrap();
             }
         }
         Ok(())

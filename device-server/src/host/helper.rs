@@ -18,7 +18,7 @@ use protocol::PciAddress;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::device::HostDevice;
-use super::kernel::{Step, StepError, override_path, step_write, write};
+use super::kernel::{Step, StepError, carry_out, override_path, write};
 use super::notes::{Before, Lock};
 use super::roots::Roots;
 
@@ -63,7 +63,9 @@ pub(super) fn run(
     let words = match step {
         Step::Unbind => vec!["unbind".to_owned()],
         Step::Probe => vec!["probe".to_owned()],
-        Step::VirtualFunctions(count) => vec!["vfs".to_owned(), count.to_string()],
+        Step::VirtualFunctions { from, to } => {
+            vec!["vfs".to_owned(), from.to_string(), to.to_string()]
+        }
     };
     let lock = lock.share().map_err(StepError::Helper)?;
     let mut helper = Command::new("/proc/self/exe")
@@ -149,8 +151,7 @@ pub(super) fn be_helper(
         return ExitCode::FAILURE;
     };
     let socket = UnixStream::from(socket);
-    let (path, text) = step_write(&roots.sysfs, address, step);
-    let written = write(&path, &text);
+    let written = carry_out(&roots.sysfs, address, step);
     let said = match &written {
         Ok(()) => DONE.to_owned(),
         Err(error) => error.raw_os_error().unwrap_or(libc::EIO).to_string(),
@@ -159,30 +160,42 @@ pub(super) fn be_helper(
     let _ = (&socket).write_all(format!("{said}\n").as_bytes());
     let mut line = String::new();
     let taken = BufReader::new(&socket).read_line(&mut line).is_ok() && line.trim() == TAKEN;
-    if !taken && !matches!(step, Step::VirtualFunctions(_)) {
+    if !taken {
         // Nobody is left to tell; what fails here shows in `host list`.
-        let _ = put_back(roots, address, before);
+        let _ = undo(roots, address, step, written.is_ok(), before);
     }
     ExitCode::SUCCESS
 }
 
+fn undo(
+    roots: &Roots,
+    address: PciAddress,
+    step: Step,
+    done: bool,
+    before: &Before,
+) -> io::Result<()> {
+    match step {
+        Step::Unbind | Step::Probe => put_back(roots, address, before),
+        Step::VirtualFunctions { from, to } if done => {
+            let back = Step::VirtualFunctions { from: to, to: from };
+            carry_out(&roots.sysfs, address, back)
+        }
+        Step::VirtualFunctions { .. } => Ok(()),
+    }
+}
+
 fn put_back(roots: &Roots, address: PciAddress, before: &Before) -> io::Result<()> {
     let sysfs = &roots.sysfs;
+    let set_override = |driver: &str| write(&override_path(sysfs, address), &format!("{driver}\n"));
     let device = HostDevice::read(sysfs, address).map_err(io::Error::other)?;
-    write(
-        &override_path(sysfs, address),
-        &format!("{}\n", before.driver_override),
-    )?;
-    if device.driver == before.driver {
-        return Ok(());
+    if device.driver != before.driver {
+        set_override(before.override_to_probe())?;
+        if device.driver.is_some() {
+            carry_out(sysfs, address, Step::Unbind)?;
+        }
+        if before.driver.is_some() {
+            carry_out(sysfs, address, Step::Probe)?;
+        }
     }
-    if device.driver.is_some() {
-        let (path, text) = step_write(sysfs, address, Step::Unbind);
-        write(&path, &text)?;
-    }
-    if before.driver.is_some() {
-        let (path, text) = step_write(sysfs, address, Step::Probe);
-        write(&path, &text)?;
-    }
-    Ok(())
+    set_override(&before.driver_override)
 }

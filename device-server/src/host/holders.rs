@@ -46,10 +46,24 @@ pub(super) fn holders_in(proc: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<(Ho
 
 /// The processes other than this one that map a BAR of some VFIO device. The kernel does not show of which.
 pub fn holders_of_bar_mappings() -> Vec<Holder> {
-    processes(Path::new(PROC))
-        .into_iter()
-        .filter(|holder| maps_vfio_device(holder.pid))
-        .collect()
+    let proc = Path::new(PROC);
+    let mut holders = processes(proc);
+    holders.retain(|holder| maps_vfio_device(proc, holder.pid));
+    holders
+}
+
+/// Whether some process other than this one maps a BAR of some VFIO device.
+pub(super) fn maps_bars_in(proc: &Path) -> bool {
+    let processes = processes(proc);
+    processes
+        .iter()
+        .any(|holder| maps_vfio_device(proc, holder.pid))
+}
+
+/// Whether there may be processes whose open files `proc` does not show: it is that of a container, or of a user.
+pub(super) fn hides_processes(proc: &Path) -> bool {
+    // Process 2 is the kernel's in the host's pid namespace only; root alone sees what process 1 has open.
+    name_of(proc, 2) != "kthreadd" || std::fs::read_dir(proc.join("1/fd")).is_err()
 }
 
 fn processes(proc: &Path) -> Vec<Holder> {
@@ -85,8 +99,8 @@ fn open_files(proc: &Path, pid: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-fn maps_vfio_device(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/maps"))
+fn maps_vfio_device(proc: &Path, pid: u32) -> bool {
+    std::fs::read_to_string(proc.join(format!("{pid}/maps")))
         .is_ok_and(|maps| maps.contains("anon_inode:[vfio-device]"))
 }
 

@@ -24,8 +24,13 @@ pub enum Step {
     Unbind,
     /// Let the kernel find a driver for it.
     Probe,
-    /// Set the number of its virtual functions.
-    VirtualFunctions(u32),
+    /// Change the number of its virtual functions.
+    VirtualFunctions {
+        /// How many it has.
+        from: u32,
+        /// How many it is to have.
+        to: u32,
+    },
 }
 
 /// Why a step was not done.
@@ -101,14 +106,41 @@ pub(super) fn override_path(sysfs: &Sysfs, address: PciAddress) -> PathBuf {
     folder(sysfs, address).join("driver_override")
 }
 
-/// The file that a step writes, and what it writes there.
-pub(super) fn step_write(sysfs: &Sysfs, address: PciAddress, step: Step) -> (PathBuf, String) {
+/// The file that a step writes.
+pub(super) fn step_path(sysfs: &Sysfs, address: PciAddress, step: Step) -> PathBuf {
     let device = folder(sysfs, address);
     match step {
-        Step::Unbind => (device.join("driver/unbind"), address.to_string()),
-        Step::Probe => (sysfs.path("bus/pci/drivers_probe"), address.to_string()),
-        Step::VirtualFunctions(count) => (device.join("sriov_numvfs"), count.to_string()),
+        Step::Unbind => device.join("driver/unbind"),
+        Step::Probe => sysfs.path("bus/pci/drivers_probe"),
+        Step::VirtualFunctions { .. } => device.join("sriov_numvfs"),
     }
+}
+
+/// Does a step, for as long as it takes.
+pub(super) fn carry_out(sysfs: &Sysfs, address: PciAddress, step: Step) -> io::Result<()> {
+    let path = step_path(sysfs, address, step);
+    match step {
+        Step::Unbind | Step::Probe => write(&path, &address.to_string()),
+        Step::VirtualFunctions { from, to } => {
+            change_count(from, to, &mut |count| write(&path, &count.to_string()))
+        }
+    }
+}
+
+/// The kernel takes only 0 or, from 0, another number. What it refuses leaves the device with as many as it had.
+fn change_count(from: u32, to: u32, set: &mut dyn FnMut(u32) -> io::Result<()>) -> io::Result<()> {
+    if from != 0 {
+        set(0)?;
+    }
+    if to == 0 {
+        return Ok(());
+    }
+    let made = set(to);
+    if made.is_err() && from != 0 {
+        // Whether this helps shows in sysfs, where the caller looks.
+        let _ = set(from);
+    }
+    made
 }
 
 /// Whether the files that a step needs could be written. Nothing is.
@@ -135,4 +167,36 @@ pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
         .write(true)
         .open(path)?
         .write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written on the way, when the kernel refuses `refused`.
+    fn written(from: u32, to: u32, refused: u32) -> (Vec<u32>, io::Result<()>) {
+        let mut written = Vec::new();
+        let result = change_count(from, to, &mut |count| {
+            written.push(count);
+            if count == refused {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            Ok(())
+        });
+        (written, result)
+    }
+
+    #[test]
+    fn count_goes_through_zero_and_back_when_it_is_refused() {
+        const NONE: u32 = 99;
+        assert_eq!(written(0, 4, NONE).0, [4]);
+        assert_eq!(written(4, 0, NONE).0, [0]);
+        assert_eq!(written(4, 2, NONE).0, [0, 2]);
+        let (steps, result) = written(4, 2, 2);
+        assert_eq!(steps, [0, 2, 4]);
+        result.unwrap_err();
+        let (steps, result) = written(0, 2, 2);
+        assert_eq!(steps, [2]);
+        result.unwrap_err();
+    }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use protocol::PciAddress;
 use serde_json::json;
 
+use super::device::is_vfio_driver;
 use super::error::HostError;
 use super::roots::Roots;
 
@@ -23,6 +24,29 @@ pub struct Before {
     pub driver: Option<String>,
     /// Its driver_override; empty for none.
     pub driver_override: String,
+}
+
+impl Before {
+    /// Whether it is with a driver that is not VFIO's.
+    pub(super) fn has_host_driver(&self) -> bool {
+        let driver = self.driver.as_deref();
+        driver.is_some_and(|driver| !is_vfio_driver(driver))
+    }
+
+    /// As it is to be when it is given back: an override to VFIO would take it to VFIO again.
+    pub(super) fn to_give_back(&self) -> Before {
+        let mut before = self.clone();
+        if is_vfio_driver(&before.driver_override) {
+            before.driver_override.clear();
+        }
+        before
+    }
+
+    /// The override with which the kernel finds just the driver that it had, whatever else fits: another driver may have
+    /// been told its ids by new_id meanwhile.
+    pub(super) fn override_to_probe(&self) -> &str {
+        self.driver.as_deref().unwrap_or(&self.driver_override)
+    }
 }
 
 /// Keeps the note of `address`.

@@ -6,7 +6,7 @@ use protocol::PciAddress;
 
 use super::device::{HostDevice, attribute, is_vfio_driver};
 use super::error::HostError;
-use super::kernel::{Kernel, Step, StepError, override_path, step_write};
+use super::kernel::{Kernel, Step, StepError, override_path, step_path};
 use super::notes::{self, Before, Lock};
 use super::roots::Roots;
 
@@ -24,37 +24,63 @@ pub(super) struct Mover<'a> {
 impl Mover<'_> {
     /// Gives `address` to vfio-pci, and returns how it was before.
     pub(super) fn take(&self, address: PciAddress, lock: &Lock) -> Result<Before, HostError> {
-        let before = self.state(address)?;
-        notes::save(self.roots, address, &before)?;
+        let now = self.state(address)?;
+        let before = match notes::load(self.roots, address) {
+            Some(noted) if is_half_moved(&now, Some(&noted)) => completed(&now, noted),
+            Some(_) | None => now.clone(),
+        };
+        notes::save(self.roots, address, &before.to_give_back())?;
         let moved = self
-            .let_go(address, VFIO_PCI, &before, lock)
+            .let_go(address, VFIO_PCI, (now.driver.as_deref(), &before), lock)
             .and_then(|()| self.probe(address, VFIO_PCI, &before, lock))
             .and_then(|()| self.check_taken(address, VFIO_PCI));
         match moved {
             Ok(()) => Ok(before),
-            Err(error) => Err(self.undone(error, address, &before, lock)),
+            Err(error) => {
+                let error = self.undone(error, address, &before, lock);
+                if !matches!(error, HostError::NotRestored { .. }) {
+                    notes::remove(self.roots, address);
+                }
+                Err(error)
+            }
         }
     }
 
-    /// Gives `address`, which is with vfio-pci, back to the driver it had; returns that which it has now.
-    pub(super) fn give_back(
-        &self,
-        address: PciAddress,
-        lock: &Lock,
-    ) -> Result<Option<String>, HostError> {
+    /// Gives `address` back to the driver it had; returns how it was just before that. The note stays.
+    pub(super) fn give_back(&self, address: PciAddress, lock: &Lock) -> Result<Before, HostError> {
         let now = self.state(address)?;
         let noted = notes::load(self.roots, address);
-        let moved = match &noted {
-            Some(before) => self.put_back(address, before, &now, lock),
+        let moved = match self.give_back_to(&now, noted) {
+            Some(before) => self.put_back(address, &before, &now, lock),
             None => self
-                .let_go(address, "", &now, lock)
-                .and_then(|()| self.probe(address, "any driver", &now, lock)),
+                .let_go(address, "", (now.driver.as_deref(), &now), lock)
+                .and_then(|()| self.probe(address, "any driver", &now, lock))
+                .and_then(|()| self.check_left(address)),
         };
-        if let Err(error) = moved {
-            return Err(self.undone(error, address, &now, lock));
+        match moved {
+            Ok(()) => Ok(now),
+            Err(error) => Err(self.undone(error, address, &now, lock)),
         }
-        notes::remove(self.roots, address);
-        Ok(self.state(address)?.driver)
+    }
+
+    /// What a device that is like `now` goes back to; `None`: whatever driver fits.
+    fn give_back_to(&self, now: &Before, noted: Option<Before>) -> Option<Before> {
+        if now.has_host_driver() {
+            let noted = noted.unwrap_or_else(|| now.to_give_back());
+            return Some(completed(now, noted));
+        }
+        // A driver may have been unloaded since.
+        let loaded = |driver: &String| {
+            let folder = format!("bus/pci/drivers/{driver}");
+            self.roots.sysfs.path(&folder).exists()
+        };
+        noted.filter(|noted| noted.driver.as_ref().is_none_or(loaded))
+    }
+
+    /// Whether a bind or an unbind of `address` was begun and not ended, by a process that was killed or by hand.
+    pub(super) fn is_half_moved(&self, address: PciAddress) -> Result<bool, HostError> {
+        let noted = notes::load(self.roots, address);
+        Ok(is_half_moved(&self.state(address)?, noted.as_ref()))
     }
 
     /// Makes the device as it was in `before`; if a driver is too slow, it ends up as in `fallback`.
@@ -66,18 +92,17 @@ impl Mover<'_> {
         lock: &Lock,
     ) -> Result<(), HostError> {
         let now = self.state(address)?;
-        if now.driver == before.driver {
-            return self.set_override(address, &before.driver_override);
+        if now.driver != before.driver {
+            self.set_override(address, before.override_to_probe())?;
+            if let Some(driver) = &now.driver {
+                self.step((address, Step::Unbind), driver, fallback, lock)?;
+            }
+            if let Some(driver) = &before.driver {
+                self.probe(address, driver, fallback, lock)?;
+                self.check_taken(address, driver)?;
+            }
         }
-        self.set_override(address, &before.driver_override)?;
-        if let Some(driver) = &now.driver {
-            self.step((address, Step::Unbind), driver, fallback, lock)?;
-        }
-        let Some(driver) = &before.driver else {
-            return Ok(());
-        };
-        self.probe(address, driver, fallback, lock)?;
-        self.check_taken(address, driver)
+        self.set_override(address, &before.driver_override)
     }
 
     /// Makes the device as it was, after `error`; where a driver was too slow, a helper process does.
@@ -101,12 +126,12 @@ impl Mover<'_> {
         &self,
         address: PciAddress,
         driver_override: &str,
-        now: &Before,
+        (driver, fallback): (Option<&str>, &Before),
         lock: &Lock,
     ) -> Result<(), HostError> {
         self.set_override(address, driver_override)?;
-        match &now.driver {
-            Some(driver) => self.step((address, Step::Unbind), driver, now, lock),
+        match driver {
+            Some(driver) => self.step((address, Step::Unbind), driver, fallback, lock),
             None => Ok(()),
         }
     }
@@ -138,7 +163,7 @@ impl Mover<'_> {
                     what: match step {
                         Step::Unbind => "let it go",
                         Step::Probe => "take it",
-                        Step::VirtualFunctions(_) => "set its virtual functions",
+                        Step::VirtualFunctions { .. } => "set its virtual functions",
                     },
                     seconds: self.limit_seconds,
                 },
@@ -148,7 +173,7 @@ impl Mover<'_> {
                 },
                 StepError::Write(source) => HostError::Sysfs {
                     address,
-                    path: step_write(&self.roots.sysfs, address, step).0,
+                    path: step_path(&self.roots.sysfs, address, step),
                     source,
                 },
                 StepError::Helper(source) => HostError::Helper { address, source },
@@ -169,6 +194,18 @@ impl Mover<'_> {
             driver: wanted.to_owned(),
             actual,
         })
+    }
+
+    fn check_left(&self, address: PciAddress) -> Result<(), HostError> {
+        let actual = self.state(address)?.driver;
+        if actual.as_deref().is_some_and(is_vfio_driver) {
+            return Err(HostError::NotTaken {
+                address,
+                driver: "a driver of the host".to_owned(),
+                actual,
+            });
+        }
+        Ok(())
     }
 
     fn set_override(&self, address: PciAddress, driver: &str) -> Result<(), HostError> {
@@ -194,5 +231,22 @@ impl Mover<'_> {
                 text
             },
         })
+    }
+}
+
+fn is_half_moved(now: &Before, noted: Option<&Before>) -> bool {
+    if now.driver.as_deref().is_some_and(is_vfio_driver) {
+        return false;
+    }
+    let to_vfio = is_vfio_driver(&now.driver_override);
+    let from_vfio = now.driver.is_none() && noted.is_some_and(|noted| noted.driver.is_some());
+    to_vfio || from_vfio
+}
+
+/// How a device was that is half moved: with the driver it still has, or with the one that is noted.
+fn completed(now: &Before, noted: Before) -> Before {
+    Before {
+        driver: now.driver.clone().or(noted.driver),
+        driver_override: noted.driver_override,
     }
 }

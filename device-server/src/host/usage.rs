@@ -6,11 +6,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use protocol::PciAddress;
-
 use super::blocks::{self, Mount};
-use super::device::{HostDevice, attribute, folder};
-use super::holders::{Holder, holders_in};
+use super::device::{HostDevice, folder, virtual_functions};
+use super::holders::{self, Holder, holders_in};
 use super::network;
 use super::roots::Roots;
 
@@ -117,6 +115,8 @@ pub(super) struct Usage {
     routes: Vec<String>,
     open: Vec<(Holder, PathBuf)>,
     claims: bool,
+    /// Some process maps a BAR of some VFIO device.
+    bars_are_mapped: bool,
 }
 
 impl Usage {
@@ -129,6 +129,7 @@ impl Usage {
             routes: network::default_routes(roots),
             open: holders_in(&roots.proc, &|file| file.starts_with(&dev)),
             claims: false,
+            bars_are_mapped: holders::maps_bars_in(&roots.proc),
             roots: roots.clone(),
         }
     }
@@ -153,9 +154,9 @@ impl Usage {
                 holder: Some(holder),
             }));
         }
-        let count = attribute(&self.roots.sysfs, device.address, "sriov_numvfs")
-            .and_then(|text| text.parse().ok());
-        if let Some(count @ 1..) = count {
+        let functions = virtual_functions(&self.roots.sysfs, device.address);
+        if !functions.is_empty() {
+            let count = u32::try_from(functions.len()).unwrap_or(u32::MAX);
             uses.push(Use::VirtualFunctions { count });
         }
         uses
@@ -210,18 +211,24 @@ impl Usage {
         }
         users
     }
-}
 
-/// What keeps a device with VFIO from being taken away: as `Usage::of`, and what only an attempt to open it shows.
-pub(super) fn vfio_use_by_opening(roots: &Roots, address: PciAddress, group: u32) -> Option<Use> {
-    let node = roots.dev.join("vfio").join(group.to_string());
-    let busy = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(node)
-        .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
-    let bound = HostDevice::read(&roots.sysfs, address).is_ok_and(|device| device.bound_to_vfio);
-    (busy && bound).then_some(Use::Vfio { holder: None })
+    /// What `of` does not find: a device with VFIO that a process maps, or that a process has open which /proc does not
+    /// show. Only an attempt to open the group tells. It is made only where /proc leaves a doubt, since a device
+    /// server that starts at the same moment would find its group busy.
+    pub(super) fn unseen_by_proc(&self, device: &HostDevice) -> Option<Use> {
+        let group = device.group.filter(|_| device.bound_to_vfio)?;
+        let seen = !self.vfio_users(device).is_empty();
+        if seen || !(self.bars_are_mapped || holders::hides_processes(&self.roots.proc)) {
+            return None;
+        }
+        let node = self.roots.dev.join("vfio").join(group.to_string());
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(node);
+        let busy = opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
+        busy.then_some(Use::Vfio { holder: None })
+    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@ use std::io::Write;
 
 use protocol::PciAddress;
 
-use super::device::{HostDevice, attribute, folder, link_name};
+use super::device::{HostDevice, attribute, virtual_functions};
 use super::error::HostError;
-use super::kernel::{Step, check_writable, step_write};
+use super::kernel::{Step, check_writable, step_path};
 use super::notes::{self, Lock};
 use super::rebind::Mover;
 use super::roots::Roots;
-use super::usage::{Usage, Use};
+use super::usage::Usage;
 
 /// What the operator asked for.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +34,13 @@ pub(super) fn set(
     let Request { address, count, .. } = *request;
     let roots = mover.roots;
     let device = HostDevice::read(&roots.sysfs, address)?;
-    let number = |name| attribute(&roots.sysfs, address, name).and_then(|text| text.parse().ok());
-    let (Some(total), Some(now)) = (number("sriov_totalvfs"), number("sriov_numvfs")) else {
+    let total = attribute(&roots.sysfs, address, "sriov_totalvfs");
+    let Some(total) = total.and_then(|text| text.parse().ok()) else {
         return Err(HostError::NotSriov(address));
     };
+    let count_now = || virtual_functions(&roots.sysfs, address).len();
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let now = number(count_now());
     if count > total {
         return Err(HostError::TooManyFunctions {
             address,
@@ -45,8 +48,11 @@ pub(super) fn set(
             total,
         });
     }
-    let path = step_write(&roots.sysfs, address, Step::VirtualFunctions(count)).0;
-    check_writable(path, address)?;
+    let step = Step::VirtualFunctions {
+        from: now,
+        to: count,
+    };
+    check_writable(step_path(&roots.sysfs, address, step), address)?;
     let lock = Lock::take(roots, address)?;
     if count != now {
         if !request.force {
@@ -54,44 +60,30 @@ pub(super) fn set(
         }
         let driver = device.driver.as_deref().unwrap_or("the kernel");
         let before = mover.state(address)?;
-        let old = functions(roots, address);
-        let step = |count| {
-            let step = Step::VirtualFunctions(count);
-            mover.step((address, step), driver, &before, &lock)
-        };
-        if now != 0 {
-            step(0)?;
-            old.iter().for_each(|gone| notes::remove(roots, *gone));
-        }
-        if count != 0 {
-            let made = step(count);
-            if let Err(error) = &made
-                && now != 0
-                && let Err(second) = step(now)
-            {
-                return Err(HostError::not_restored(error, &second));
+        let old = virtual_functions(&roots.sysfs, address);
+        if let Err(error) = mover.step((address, step), driver, &before, &lock) {
+            let left = number(count_now());
+            if !error.leaves_a_helper() && left != now {
+                let second = format!("{address} has {left} virtual functions now");
+                return Err(HostError::NotRestored {
+                    first: error.line(),
+                    second,
+                });
             }
-            made?;
+            return Err(error);
         }
+        old.iter().for_each(|gone| notes::remove(roots, *gone));
     }
     show(roots, address, count, out)
-}
-
-/// The virtual functions of `address`, in order.
-pub(super) fn functions(roots: &Roots, address: PciAddress) -> Vec<PciAddress> {
-    let device = folder(&roots.sysfs, address);
-    (0..u32::MAX)
-        .map_while(|index| link_name(address, &device.join(format!("virtfn{index}"))).ok()?)
-        .filter_map(|name| name.parse().ok())
-        .collect()
 }
 
 /// Refuses to end functions that the host or a virtual machine uses.
 fn check_free(roots: &Roots, address: PciAddress) -> Result<(), HostError> {
     let usage = Usage::read(roots);
-    for function in functions(roots, address) {
-        let mut uses = usage.of(&HostDevice::read(&roots.sysfs, function)?);
-        uses.retain(|found| !matches!(found, Use::VirtualFunctions { .. }));
+    for function in virtual_functions(&roots.sysfs, address) {
+        let device = HostDevice::read(&roots.sysfs, function)?;
+        let mut uses = usage.of(&device);
+        uses.extend(usage.unseen_by_proc(&device));
         if !uses.is_empty() {
             return Err(HostError::InUse {
                 address: function,
@@ -110,7 +102,7 @@ fn show(
 ) -> Result<(), HostError> {
     // What is printed is done whether or not somebody reads about it.
     let _ = writeln!(out, "{address}: {count} virtual functions");
-    for function in functions(roots, address) {
+    for function in virtual_functions(&roots.sysfs, address) {
         let device = HostDevice::read(&roots.sysfs, function)?;
         let group = match device.group {
             Some(group) => format!("group {group}"),

@@ -26,6 +26,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use crate::backend::Backend;
 use crate::server::listener::Listener;
 use crate::server::notices::SECURITY;
+pub use crate::server::peer::Clients;
 use crate::server::session::Session;
 pub use crate::server::shutdown::Shutdown;
 
@@ -50,6 +51,8 @@ pub struct ServeConfig {
     pub negotiation: Duration,
     /// Let a client have a second socket for the messages by which the device reaches its memory.
     pub twin_socket: bool,
+    /// Who is served on a listening socket.
+    pub clients: Clients,
 }
 
 /// Where clients come from.
@@ -86,9 +89,10 @@ pub enum ServeError {
 
 impl ServeConfig {
     /// With as many DMA maps as `protocol::limits` allows.
-    pub fn new(device: String, twin_socket: bool) -> ServeConfig {
+    pub fn new(device: String, twin_socket: bool, clients: Clients) -> ServeConfig {
         ServeConfig {
             device,
+            clients,
             max_dma_maps: limits::MAX_DMA_MAPS,
             negotiation: limits::NEGOTIATION_DEADLINE,
             twin_socket,
@@ -151,7 +155,7 @@ pub fn serve(
         }
         Source::Listening(listener) => {
             while let Some(stream) = next_client(&listener, config, shutdown)? {
-                if peer::is_allowed(stream.as_fd(), &config.device) {
+                if config.clients.admit(stream.as_fd(), &config.device) {
                     serve_client(stream, &mut *backend, config, shutdown)?;
                 }
             }

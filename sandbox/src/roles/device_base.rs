@@ -75,7 +75,6 @@ fn messages() -> Vec<Rule> {
             .arg(1, Arg::Equals(SOL_SOCKET)),
         Rule::syscall(libc::SYS_socketpair, "session: the client's second socket")
             .arg(0, Arg::Equals(AF_UNIX)),
-        Rule::syscall(libc::SYS_geteuid, "listener: who we are"),
         Rule::syscall(libc::SYS_shutdown, "session: end a connection"),
         Rule::syscall(libc::SYS_read, "eventfds, signalfd"),
         Rule::syscall(libc::SYS_write, "eventfds, ready line, log"),

@@ -1,6 +1,8 @@
 use super::*;
 use crate::host::fake::{FakeHost, FakeKernel, Fault};
 
+mod interrupted;
+
 const NVME: &str = "0000:00:04.0";
 const CARD_A: &str = "0000:00:0a.0";
 const CARD_B: &str = "0000:00:0a.1";
@@ -21,6 +23,9 @@ fn host() -> FakeHost {
     host.file("sys/devices/pci0000:00/0000:00:08.0/class", "0x060400\n");
     host.device("", CARD_A, Some("serial"), Some(2));
     host.device("", CARD_B, Some("serial"), Some(2));
+    for driver in ["nvme", "serial", "other"] {
+        host.file(&format!("sys/bus/pci/drivers/{driver}/new_id"), "");
+    }
     host
 }
 
@@ -150,6 +155,31 @@ fn device_stays_with_vfio_when_the_host_driver_does_not_take_it_back() {
         host.path("run/0000:00:04.0.json").exists(),
         "the old driver is remembered"
     );
+}
+
+#[test]
+fn failure_of_the_second_device_keeps_the_first_one_with_vfio() {
+    let host = host();
+    let kernel = FakeKernel::new(&host, "serial", Fault::HostRefuses(CARD_B));
+    let both = request(&[CARD_A, CARD_B]);
+    run(bind, &host, &kernel, &both).unwrap();
+    let error = run(unbind, &host, &kernel, &both).unwrap_err();
+    assert_eq!(error.exit_status(), 7, "{error}");
+    for card in [CARD_A, CARD_B] {
+        assert_eq!(host.driver(card).as_deref(), Some("vfio-pci"));
+        assert_eq!(host.override_of(card), "vfio-pci");
+        assert!(host.path(&format!("run/{card}.json")).exists());
+    }
+}
+
+#[test]
+fn bridge_is_refused_and_not_touched() {
+    let host = host();
+    let kernel = FakeKernel::new(&host, "serial", Fault::None);
+    let error = run(bind, &host, &kernel, &request(&[CARD_A, "0000:00:08.0"])).unwrap_err();
+    assert_eq!(error.exit_status(), 14, "{error}");
+    assert!(error.line().contains("0000:00:08.0 is a PCI bridge"));
+    assert!(kernel.steps.borrow().is_empty(), "nothing was touched");
 }
 
 #[test]

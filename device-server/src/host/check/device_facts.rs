@@ -3,7 +3,9 @@
 use protocol::PciAddress;
 
 use super::super::config_space::{Acs, Interrupts, acs, interrupts};
-use super::super::device::{HostDevice, attribute, folder, is_bridge, link_name, reset_methods};
+use super::super::device::{
+    HostDevice, attribute, folder, is_bridge, link_name, reset_methods, virtual_functions,
+};
 use super::super::error::HostError;
 use super::super::group::{is_noiommu, leaves_dma_alone, pci_members};
 use super::super::names::Names;
@@ -133,9 +135,13 @@ fn function(roots: &Roots, address: PciAddress) -> Function {
         };
     }
     let number = |name| attribute(&roots.sysfs, address, name)?.parse().ok();
-    match (number("sriov_numvfs"), number("sriov_totalvfs")) {
-        (Some(enabled), Some(total)) if total > 0 => Function::Physical { enabled, total },
-        (_, _) => Function::Plain,
+    match number("sriov_totalvfs") {
+        Some(total) if total > 0 => Function::Physical {
+            enabled: u32::try_from(virtual_functions(&roots.sysfs, address).len())
+                .unwrap_or(u32::MAX),
+            total,
+        },
+        Some(_) | None => Function::Plain,
     }
 }
 

@@ -112,7 +112,13 @@ fn default_route_through_the_interface_or_a_bridge_above_it_is_found() {
 fn virtual_functions_and_vfio_users_are_found() {
     let host = FakeHost::new();
     host.device("", DISK, Some("vfio-pci"), Some(7));
-    host.file("sys/bus/pci/devices/0000:00:04.0/sriov_numvfs", "2\n");
+    for number in [0, 1] {
+        let link = format!("sys/bus/pci/devices/0000:00:04.0/virtfn{number}");
+        host.link(
+            &link,
+            &format!("sys/bus/pci/devices/0000:00:04.{}", number + 1),
+        );
+    }
     host.file("sys/bus/pci/devices/0000:00:04.0/vfio-dev/vfio3/dev", "");
     host.file("proc/9/comm", "vmm\n");
     host.link("proc/9/fd/3", "dev/vfio/devices/vfio3");
