@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -229,7 +230,7 @@ impl Child {
                 continue;
             }
             let fd = if number == 2 {
-                io::stderr().as_fd().try_clone_to_owned().map_err(failed)?
+                standard_error().map_err(failed)?
             } else {
                 File::options()
                     .read(true)
@@ -293,6 +294,22 @@ impl Child {
             source,
         })
     }
+}
+
+/// This process's own. A terminal is opened anew, for writing only: whoever takes the child over must not read what is typed.
+fn standard_error() -> io::Result<OwnedFd> {
+    let own = io::stderr();
+    if rustix::termios::isatty(&own) {
+        let no_control = rustix::fs::OFlags::NOCTTY.bits().cast_signed();
+        let terminal = File::options()
+            .write(true)
+            .custom_flags(no_control)
+            .open("/proc/self/fd/2");
+        if let Ok(terminal) = terminal {
+            return Ok(terminal.into());
+        }
+    }
+    own.as_fd().try_clone_to_owned()
 }
 
 fn action(step: u8) -> &'static str {

@@ -69,6 +69,8 @@ fn stage_vmm() -> anyhow::Result<ExitCode> {
         .context("read the stage configuration")?;
     let stage: StageConfig =
         serde_json::from_str(&text).context("understand the stage configuration")?;
+    sandbox::mechanisms::fds::keep_only(&stage.fds.numbers())
+        .context("close what the supervisor did not list")?;
     let log = stage
         .fds
         .log

@@ -3,6 +3,7 @@
 //! Everything it works with was opened by the supervisor. It ends when the guest turns itself off, when it resets
 //! itself and `-no-reboot` is given, when a signal asks for it, or when the machine cannot go on.
 
+mod jail;
 mod board;
 mod operator;
 mod query_pci;
@@ -12,7 +13,10 @@ mod signals;
 mod stages;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use sandbox::enter::EnterError;
+use serde_json::Value;
 
 use crate::address_space::Overlap;
 use crate::config::{Config, StageConfig};
@@ -32,6 +36,7 @@ use crate::threads::Threads;
 
 use self::board::Board;
 pub use self::inherited::{InheritError, Inherited};
+use self::jail::Jail;
 use self::operator::{Control, Parts};
 use self::stages::Stages;
 
@@ -118,6 +123,9 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] EnterError),
     /// The guest broke its machine.
     #[error("{0}")]
     Fatal(FatalExit),
@@ -125,41 +133,39 @@ pub enum RunError {
 
 /// Runs the machine that the supervisor prepared (stage 2).
 pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
-    let inherited = Inherited::adopt(&stage.fds, &stage.config)?;
-    run_machine(&stage.config, inherited)
-}
-
-/// Runs a machine from open files.
-pub fn run_machine(config: &Config, mut inherited: Inherited) -> Result<ExitReason, RunError> {
+    let config = &stage.config;
     let stages = Stages::start();
-    // 1. Signals, before any thread exists that would not have them blocked.
+    // 1. What the supervisor opened, and nothing else. Signals, before any thread exists that would not have them blocked.
+    let mut inherited = Inherited::adopt(&stage.fds, config)?;
     let signals = signals::block().map_err(io("Prepare for signals"))?;
-    // 2. The board: memory, chips, PCI, serial ports. From here on the operator's terminal belongs to the guest.
-    //    This process is alone in its pid namespace; the operator knows its threads by the host's numbers.
-    let proc = std::fs::File::open("/proc").map_err(io("Open /proc"))?;
-    let threads = Threads::held(Some(proc.into()));
+    // 2. The host is left behind: no file system, no network, no privilege, a user of its own.
+    let (jail, threads) = Jail::enter(&stage, &inherited)?;
+    // 3. The board: memory, chips, PCI, serial ports. From here on the operator's terminal belongs to the guest.
     let (qmp, commands) = Server::new().map_err(io("Prepare for QMP"))?;
     let listeners = std::mem::take(&mut inherited.qmp);
     let sockets = std::mem::take(&mut inherited.devices);
     let mut board = Board::build(config, inherited, &qmp, &threads, &stages)?;
-    // 3. What serves the operator. All threads exist now; none reads a peer's byte before all are confined.
+    // 4. What serves the operator. All threads exist now; none reads a peer's byte before all are confined.
     let mut service = Service {
         no_reboot: config.no_reboot,
         ended: Arc::default(),
         qmp,
+        sandbox: Arc::default(),
     };
     service.start(config, &board, &threads, commands)?;
-    threads
-        .confine(Arc::new(|_| Ok(())))
-        .map_err(io("Confine the threads"))?;
-    // 4. The devices, which tell the operator what becomes of them.
+    let enforced = jail.close(threads.complete())?;
+    tracing::info!(%enforced, "Sandbox");
+    let _first = service
+        .sandbox
+        .set(operator::describe(config.sandbox.mode, &enforced));
+    // 5. The devices, which tell the operator what becomes of them.
     board.devices.attach(config, sockets)?;
     stages.reached("devices-attached");
-    // 5. What the first vCPU needs, and the first state of everything that firmware would set.
+    // 6. What the first vCPU needs, and the first state of everything that firmware would set.
     let processors = Arc::clone(&board.vcpus);
     board.power_on(&processors.hold())?;
     stages.reached("kernel-loaded");
-    // 6. The event loop's sources; the operator may command; the guest runs.
+    // 7. The event loop's sources; the operator may command; the guest runs.
     board.watch(&signals, &service.ended)?;
     let listening = service.qmp.listen(listeners);
     listening.map_err(io("Listen to QMP clients"))?;
@@ -167,7 +173,7 @@ pub fn run_machine(config: &Config, mut inherited: Inherited) -> Result<ExitReas
     stages.reached("guest-started");
     let outcome = service.run(&mut board);
     stages.reached("guest-ended");
-    // 7. Nothing runs any more, then devices are let go, then memory.
+    // 8. Nothing runs any more, then devices are let go, then memory.
     let stopped = processors.shut_down();
     service.tell_end(&outcome);
     board.devices.release();
@@ -208,6 +214,8 @@ struct Service {
     no_reboot: bool,
     ended: Arc<Mutex<Option<ExitReason>>>,
     qmp: Server,
+    /// How this process is confined, for the operator.
+    sandbox: Arc<OnceLock<Value>>,
 }
 
 impl Service {
@@ -243,6 +251,7 @@ impl Service {
             processors: Arc::clone(&board.vcpus),
             pci: Arc::clone(&board.pci),
             devices: Arc::clone(&board.devices),
+            sandbox: Arc::clone(&self.sandbox),
         };
         let context = Context {
             control,

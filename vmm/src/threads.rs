@@ -57,7 +57,7 @@ enum Order {
 }
 
 impl Threads {
-    /// Threads that wait for [`Self::confine`]. `proc` is an open `/proc`, for the numbers that the host has for them.
+    /// Threads that wait for [`AllThreads::confine`]. `proc` is an open `/proc`, for the numbers that the host has for them.
     pub fn held(proc: Option<OwnedFd>) -> Threads {
         Threads {
             gate: Arc::default(),
@@ -96,7 +96,19 @@ impl Threads {
         Ok(Started { handle, id })
     }
 
-    /// Confines all threads that were started, and lets them begin.
+    /// No more are started.
+    pub fn complete(self) -> AllThreads {
+        AllThreads { gate: self.gate }
+    }
+}
+
+/// All threads of the process, waiting.
+pub struct AllThreads {
+    gate: Arc<Gate>,
+}
+
+impl AllThreads {
+    /// Confines all of them, and lets them begin. If one cannot be confined, none begins.
     pub fn confine(self, confine: Arc<Confine>) -> io::Result<()> {
         let mut state = self.gate.lock();
         state.order = Order::Confine(confine);
@@ -156,6 +168,14 @@ fn own_number(proc: Option<Arc<OwnedFd>>) -> i32 {
         proc.and_then(|proc| rustix::fs::readlinkat(proc.as_fd(), "thread-self", Vec::new()).ok());
     let on_host = link.and_then(|link| link.to_str().ok()?.rsplit('/').next()?.parse().ok());
     on_host.unwrap_or_else(|| rustix::thread::gettid().as_raw_nonzero().get())
+}
+
+impl std::fmt::Debug for AllThreads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AllThreads")
+            .field("started", &self.gate.lock().started)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Threads {

@@ -47,6 +47,30 @@ pub struct FdTable {
     pub devices: Vec<DeviceSocket>,
 }
 
+impl FdTable {
+    /// All numbers.
+    pub fn numbers(&self) -> Vec<RawFd> {
+        let FdTable {
+            kvm,
+            kernel,
+            initrd,
+            serial,
+            control,
+            log,
+            qmp,
+            devices,
+        } = self;
+        let ends = serial.iter().flat_map(|port| [port.input, port.output]);
+        [Some(*kvm), Some(*kernel), *initrd, *control, *log]
+            .into_iter()
+            .chain(ends)
+            .flatten()
+            .chain(qmp.iter().copied())
+            .chain(devices.iter().map(|device| device.socket))
+            .collect()
+    }
+}
+
 /// The two directions of a serial port. Both `None` for `none`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialFds {

@@ -17,7 +17,7 @@ use rustix::net::{RecvFlags, SocketFlags};
 use vm_superio::Serial;
 
 use self::line::{Interrupt, Line, Output};
-use super::terminal::{EscapeFilter, RawTerminal};
+use super::terminal::{EscapeFilter, make_raw};
 use crate::address_space::{AddressRange, AddressSpace, Trap};
 use crate::event_loop::{EventLoop, Interest, Token};
 use crate::kvm::{Gsi, IrqRouting};
@@ -73,7 +73,6 @@ pub struct SerialPort {
     line: Arc<Line>,
     /// Bytes typed and where they come from; changed only on the event loop's thread.
     input: Mutex<Input>,
-    _terminal: Option<RawTerminal>,
 }
 
 type Device = Serial<Interrupt, Arc<Line>, Output>;
@@ -114,14 +113,12 @@ impl SerialPort {
     fn new(wire: SerialWire, interrupt: Interrupt, started: Instant) -> io::Result<SerialPort> {
         let line = Line::new(started)?;
         let mut input = Input::default();
-        let mut terminal = None;
         let output = match wire {
             SerialWire::Stdio {
                 input: source,
                 output,
             } => {
-                terminal = RawTerminal::enter(&source);
-                input.escape = terminal.is_some().then(EscapeFilter::default);
+                input.escape = make_raw(&source).then(EscapeFilter::default);
                 input.source = Some(Arc::new(source));
                 Output::File(File::from(output))
             }
@@ -143,7 +140,6 @@ impl SerialPort {
             device,
             line,
             input: Mutex::new(input),
-            _terminal: terminal,
         })
     }
 

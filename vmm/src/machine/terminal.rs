@@ -1,11 +1,11 @@
-//! The operator's terminal while the guest has it: raw, and put back as it was.
+//! The operator's terminal while the guest has it: raw.
 //!
 //! In raw mode Ctrl-C and the like go to the guest; Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends one Ctrl-A.
-//! A process that is killed cannot put its terminal back; the supervisor outlives this process and does.
+//! The supervisor, which outlives this process, puts the terminal back as it was.
 
 use std::os::fd::OwnedFd;
 
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 #[cfg(test)]
 mod tests;
@@ -13,35 +13,16 @@ mod tests;
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
 
-/// A terminal in raw mode; as it was when dropped.
-#[derive(Debug)]
-pub struct RawTerminal {
-    terminal: OwnedFd,
-    before: Termios,
-}
-
-impl RawTerminal {
-    /// Makes `input` raw, if it is a terminal.
-    pub fn enter(input: &OwnedFd) -> Option<RawTerminal> {
-        if !isatty(input) {
-            return None;
-        }
-        let terminal = input.try_clone().ok()?;
-        let before = tcgetattr(&terminal).ok()?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        // Output stays as it is: log lines and the guest's console share the terminal.
-        raw.output_modes = before.output_modes;
-        tcsetattr(&terminal, OptionalActions::Now, &raw).ok()?;
-        Some(RawTerminal { terminal, before })
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        // The terminal may be gone; there is nobody to tell then.
-        let _restored = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
-    }
+/// Makes `input` raw, if it is a terminal; true if it is.
+pub fn make_raw(input: &OwnedFd) -> bool {
+    let Ok(before) = tcgetattr(input) else {
+        return false;
+    };
+    let mut raw = before.clone();
+    raw.make_raw();
+    // Output stays as it is: log lines and the guest's console share the terminal.
+    raw.output_modes = before.output_modes;
+    tcsetattr(input, OptionalActions::Now, &raw).is_ok()
 }
 
 /// Finds Ctrl-A x in what is typed.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
+use super::jail::LATE_FDS;
 use crate::config::{Config, FdTable, SerialFds};
 use crate::machine::serial::SerialWire;
 
@@ -73,7 +74,7 @@ impl Inherited {
             devices: fds
                 .devices
                 .iter()
-                .map(|device| Ok((device.id.clone(), adopt(device.socket, &device.id)?)))
+                .map(|device| Ok((device.id.clone(), adopt_late(device.socket, &device.id)?)))
                 .collect::<Result<_, InheritError>>()?,
         })
     }
@@ -95,6 +96,16 @@ fn serial(fds: &SerialFds) -> Result<SerialWire, InheritError> {
                 source,
             })?
         }
+    })
+}
+
+/// A descriptor that comes and goes with its device: not among those whose numbers stay.
+fn adopt_late(number: RawFd, what: &str) -> Result<OwnedFd, InheritError> {
+    let fd = adopt(number, what)?;
+    rustix::io::fcntl_dupfd_cloexec(&fd, LATE_FDS).map_err(|errno| InheritError::Adopt {
+        what: what.to_owned(),
+        number,
+        source: errno.into(),
     })
 }
 

@@ -1,7 +1,8 @@
 //! What the operator commands and asks by QMP: the run state, the power button, the end, and what the machine consists of.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use sandbox::profile::{Enforced, Mode};
 use serde_json::{Value, json};
 
 use super::ExitReason;
@@ -97,6 +98,8 @@ pub(super) struct Parts {
     pub(super) processors: Arc<Processors>,
     pub(super) pci: Arc<PciHost>,
     pub(super) devices: Arc<Devices>,
+    /// How this process is confined; there before the first client.
+    pub(super) sandbox: Arc<OnceLock<Value>>,
 }
 
 impl Inventory for Parts {
@@ -125,19 +128,21 @@ impl Inventory for Parts {
     }
 
     fn sandbox(&self) -> Value {
-        own_restrictions()
+        self.sandbox.get().cloned().unwrap_or(Value::Null)
     }
 }
 
-/// What the kernel says of this process.
-fn own_restrictions() -> Value {
-    use rustix::thread::{SecureComputingMode, secure_computing_mode};
-    let seccomp = match secure_computing_mode() {
-        Ok(SecureComputingMode::Disabled) => "off",
-        Ok(SecureComputingMode::Strict) => "strict",
-        Ok(SecureComputingMode::Filter) => "filter",
-        Err(_) => "unknown",
+/// As `query-sandbox` answers: mechanism by mechanism.
+pub(super) fn describe(mode: Mode, enforced: &Enforced) -> Value {
+    let table = |rows: &[(&'static str, String)]| -> Value {
+        let rows = rows
+            .iter()
+            .map(|(name, what)| ((*name).to_owned(), json!(what)));
+        Value::Object(rows.collect())
     };
-    let no_new_privs = rustix::thread::no_new_privs().unwrap_or(false);
-    json!({ "seccomp": seccomp, "no-new-privileges": no_new_privs })
+    json!({
+        "mode": mode.to_string(),
+        "enforced": table(&enforced.active),
+        "missing": table(&enforced.missing),
+    })
 }

@@ -20,7 +20,7 @@ fn no_thread_begins_before_every_thread_is_confined() {
         let _sent = told.lock().unwrap().send(Some(kind));
         Ok(())
     };
-    threads.confine(Arc::new(confine)).unwrap();
+    threads.complete().confine(Arc::new(confine)).unwrap();
     let seen: Vec<Option<Kind>> = (0..6)
         .map(|_| order.recv_timeout(DEADLINE).unwrap())
         .collect();
@@ -46,7 +46,7 @@ fn thread_that_cannot_be_confined_keeps_all_from_beginning() {
         }
         Ok(())
     };
-    let refused = threads.confine(Arc::new(confine)).unwrap_err();
+    let refused = threads.complete().confine(Arc::new(confine)).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
     assert_eq!(ran.load(Ordering::Relaxed), 0);
 }
@@ -58,7 +58,7 @@ fn number_of_a_thread_is_the_one_that_proc_has() {
     let (own, number) = channel();
     let body = move || own.send(std::fs::read_link("/proc/thread-self")).unwrap();
     let started = threads.start(Kind::Vcpu, "test", body).unwrap();
-    threads.confine(Arc::new(|_| Ok(()))).unwrap();
+    threads.complete().confine(Arc::new(|_| Ok(()))).unwrap();
     let link = number.recv_timeout(DEADLINE).unwrap().unwrap();
     assert!(link.ends_with(started.id.to_string()), "{link:?}");
 }

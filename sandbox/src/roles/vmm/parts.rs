@@ -4,6 +4,7 @@ use crate::mechanisms::seccomp::{Arg, Rule};
 
 use super::kvm;
 
+const STANDARD_ERROR: u64 = 2;
 const NO_DESCRIPTOR: u64 = 0xffff_ffff;
 const PROT_EXEC: u64 = libc::PROT_EXEC.unsigned_abs() as u64;
 const SOL_SOCKET: u64 = libc::SOL_SOCKET.unsigned_abs() as u64;
@@ -190,8 +191,9 @@ pub(super) fn event_loop(late: u64) -> Vec<Rule> {
         early(
             libc::SYS_read,
             late,
-            "event loop: wake-ups, signals, what is typed",
-        ),
+            "event loop: wake-ups, signals, what is typed into a serial port; never the log",
+        )
+        .arg(0, Arg::Differs(STANDARD_ERROR)),
     ]);
     rules
 }
@@ -240,6 +242,11 @@ pub(super) fn attach(late: u64) -> Vec<Rule> {
         .arg(3, Arg::Equals(libc::AT_EMPTY_PATH.unsigned_abs().into())),
         late_only(libc::SYS_statx, late, "BARs: the same through statx")
             .arg(2, Arg::HasBits(libc::AT_EMPTY_PATH.unsigned_abs().into())),
+        late_only(
+            libc::SYS_fstatfs,
+            late,
+            "BARs: does a lent file come from a device",
+        ),
         late_only(libc::SYS_getsockopt, late, "devices: is it a stream socket")
             .arg(1, Arg::Equals(SOL_SOCKET)),
         late_only(libc::SYS_setsockopt, late, "devices: deadlines").arg(1, Arg::Equals(SOL_SOCKET)),
