@@ -1,10 +1,11 @@
 //! Host devices that cannot be passed: they stay as they were.
 
+use std::fs;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::host_device::{HostDevice, NVME};
-use harness::refusal;
+use harness::refusal::{self, Refusal};
 use harness::scratch::Scratch;
 
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -74,4 +75,61 @@ fn vmm_refuses_a_device_that_does_not_exist() -> Result<()> {
         .names(&[NO_DEVICE])?
         .within(AT_ONCE)?;
     Ok(())
+}
+
+/// Puts a module parameter back when dropped.
+struct Parameter {
+    path: &'static str,
+    before: String,
+}
+
+impl Parameter {
+    fn set(path: &'static str, value: &str) -> Result<Self> {
+        let before = fs::read_to_string(path).with_context(|| path.to_owned())?;
+        fs::write(path, value).with_context(|| format!("write {value} to {path}"))?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Parameter {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.path, &self.before) {
+            eprintln!("{} stays changed: {error}", self.path);
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn vmm_refuses_a_host_whose_devices_may_send_any_interrupt() -> Result<()> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let _unsafe = Parameter::set(
+        "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+        "Y",
+    )?;
+    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x3");
+    vmm_with(&["-device", &device])?.names(&[NVME, "allow_unsafe_interrupts", "write N"])?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn vmm_refuses_a_policy_that_names_no_real_device() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let (rule, file) = (format!("allow-host={NO_DEVICE}"), scratch.file("policy"));
+    fs::write(&file, format!("# for later\n{rule}\n"))?;
+    for policy in [&rule, &file] {
+        vmm_with(&["-device-policy", policy])?
+            .names(&["-device-policy", NO_DEVICE])?
+            .within(AT_ONCE)?;
+    }
+    Ok(())
+}
+
+fn vmm_with(arguments: &[&str]) -> Result<Refusal> {
+    let kernel = std::env::var("LAB_GUEST_KERNEL")?;
+    let machine = [
+        "-machine", "q35", "-m", "512M", "-kernel", &kernel, "-serial", "none",
+    ];
+    refusal::of_vmm(&[&machine, arguments].concat())
 }

@@ -1,7 +1,8 @@
 //! The command line: QEMU's options, parsed once into a [`Config`].
 //!
 //! `-option` and `--option` are the same. Everything that can be checked without opening a device is checked here, and
-//! each error is one line. Nothing is opened, except that `-mem-path` is asked for its page size.
+//! each error is one line. Nothing is opened but files of
+//! `-device-policy`, and `-mem-path` is asked for its page size.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_s
 use crate::config::memory::MemoryObject;
 use crate::config::{
     Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig,
-    SerialConfig, help, monitor, root_port, topology,
+    SerialConfig, help, monitor, policy, root_port, topology,
 };
 
 #[cfg(test)]
@@ -100,10 +101,7 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
     root_port::number_ports(&mut devices)?;
     topology::check(&devices)?;
     let [qmp, chardevs, mons] = ["qmp", "chardev", "mon"].map(|option| all(matches, option));
-    let policy = all(matches, "device-policy")
-        .iter()
-        .map(|rule| monitor::parse_policy(rule))
-        .collect::<Result<_, _>>()?;
+    let policy = policy::parse_all(&all(matches, "device-policy"))?;
     let sandbox = SandboxConfig::parse(
         one(matches, "sandbox").as_deref(),
         one(matches, "sandbox-uids").as_deref(),
@@ -288,7 +286,7 @@ fn options() -> Clap {
             many(value("qmp", "WHERE", "a QMP socket: unix:PATH,server=on,wait=off, or tcp:127.0.0.1:PORT,server=on,wait=off")),
             many(value("chardev", "CHARDEV", "socket,id=ID,path=PATH|fd=NUMBER,server=on,wait=off: a socket for -mon")),
             many(value("mon", "MON", "chardev=ID,mode=control: QMP on this chardev")),
-            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off] or allow-socket=PATH")),
+            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off], allow-socket=PATH, or a file of such lines")),
             value("sandbox", "MODE", "how the processes are confined: on, best-effort (what this kernel and user can), inherited (a service manager has done most) or off (for debugging); on by default"),
             value("sandbox-uids", "FIRST-LAST", "users and groups that the processes become, one each; made from process ids by default"),
             path("sandbox-cgroup", "start the processes in this folder of a cgroup v2 hierarchy"),

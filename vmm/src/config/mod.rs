@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `machine` | `-machine`, `-cpu`, `-smp`, `-serial` |
 //! | `memory` | `-m`, `-object memory-backend-memfd`, `-mem-path`: how much memory, of which pages |
-//! | `monitor` | `-qmp`, `-chardev`, `-mon`, `-name`, `-device-policy` |
+//! | `monitor` | `-qmp`, `-chardev`, `-mon`, `-name` |
+//! | `policy` | `-device-policy` |
 //! | `sandbox` | `-sandbox`, `-sandbox-uids`, `-sandbox-cgroup` |
 //! | `device` | `-device`: which device with which properties |
 //! | `root_port` | `-device pcie-root-port` |
@@ -20,6 +21,7 @@
 pub mod machine;
 pub mod memory;
 pub mod monitor;
+pub mod policy;
 pub mod sandbox;
 pub mod device;
 pub mod root_port;
@@ -42,8 +44,9 @@ pub use device::{
 pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
 pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};
-pub use monitor::{MonitorConfig, PolicyRule};
+pub use monitor::MonitorConfig;
 pub use place::Place;
+pub use policy::PolicyRule;
 pub use property_list::PropertyError;
 pub use root_port::RootPortConfig;
 pub use sandbox::{SandboxConfig, UidRange};

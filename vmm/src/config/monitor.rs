@@ -1,4 +1,4 @@
-//! `-qmp`, `-chardev` with `-mon`, `-name`, `-device-policy`: where QMP clients connect, and what they may add.
+//! `-qmp`, `-chardev` with `-mon`, `-name`: where QMP clients connect.
 //!
 //! QMP has no passwords: whoever reaches the socket commands the machine. So TCP is on loopback only, and a Unix socket
 //! is the owner's alone. The machine never waits for a client, and connects to nobody.
@@ -7,12 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use protocol::pci::PciAddress;
-use protocol::supervisor::HostOptions;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::device::{MAX_SOCKET_PATH_BYTES, check_socket_path, host_options, pci_address};
+use super::device::MAX_SOCKET_PATH_BYTES;
 use super::property_list::{PropertyError, PropertyList};
 
 #[cfg(test)]
@@ -32,21 +30,6 @@ pub enum MonitorConfig {
     Tcp(SocketAddr),
     /// A listening socket that the operator has opened.
     Fd(RawFd),
-}
-
-/// What a machine may be given while it runs, beside what its command line names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PolicyRule {
-    /// A host device.
-    Host {
-        /// Its address.
-        #[serde(with = "pci_address")]
-        host: PciAddress,
-        /// With at most these.
-        options: HostOptions,
-    },
-    /// A vfio-user socket.
-    Socket(PathBuf),
 }
 
 /// `-qmp unix:PATH,server=on,wait=off` or `-qmp tcp:127.0.0.1:PORT,...`.
@@ -113,38 +96,6 @@ pub fn parse_name(text: &str) -> Result<String, ConfigError> {
     let _named = properties.take_switch("debug-threads").map_err(refuse)?;
     properties.finish().map_err(refuse)?;
     Ok(name)
-}
-
-/// `-device-policy allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off]` or `-device-policy allow-socket=PATH`.
-pub fn parse_policy(text: &str) -> Result<PolicyRule, ConfigError> {
-    policy(text).map_err(|error| ConfigError::option("device-policy", text, error))
-}
-
-fn policy(text: &str) -> Result<PolicyRule, PropertyError> {
-    let mut properties = PropertyList::parse_with_head_key(text, "rule")?;
-    let (host, socket) = (
-        properties.take("allow-host"),
-        properties.take("allow-socket"),
-    );
-    let rule = match (host, socket) {
-        (Some(host), None) => PolicyRule::Host {
-            host: host
-                .parse()
-                .map_err(|error| PropertyError(format!("allow-host: {error}")))?,
-            options: host_options(&mut properties)?,
-        },
-        (None, Some(path)) => {
-            check_socket_path("allow-socket", &path)?;
-            PolicyRule::Socket(PathBuf::from(path))
-        }
-        (Some(_), Some(_)) | (None, None) => {
-            return Err(PropertyError(
-                "write allow-host=ADDRESS or allow-socket=PATH, one per option".to_owned(),
-            ));
-        }
-    };
-    properties.finish()?;
-    Ok(rule)
 }
 
 fn chardev(text: &str) -> Result<(String, MonitorConfig), ConfigError> {

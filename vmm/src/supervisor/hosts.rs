@@ -42,6 +42,10 @@ pub(super) enum HostError {
     )]
     Missing { id: String, host: PciAddress },
     #[error(
+        "-device-policy allow-host={host}: there is no such PCI device; `lspci -D` lists those that the host has"
+    )]
+    NotToAllow { host: PciAddress },
+    #[error(
         "host device {host} (id {id}) is in no IOMMU group: turn the IOMMU on (firmware, and intel_iommu=on or \
          amd_iommu=on on the host's kernel command line); `ls /sys/kernel/iommu_groups` then lists groups"
     )]
@@ -174,9 +178,25 @@ pub(super) fn by_group(sysfs: &Path, devices: &[HostDevice]) -> Result<Vec<HostG
     Ok(groups.into_values().collect())
 }
 
+/// A policy that names a device which is not there is a typing error that nobody would see otherwise.
+pub(super) fn check_allowed<'a>(
+    sysfs: &Path,
+    hosts: impl IntoIterator<Item = &'a PciAddress>,
+) -> Result<(), HostError> {
+    let missing = |host: &&PciAddress| !folder_of(sysfs, **host).exists();
+    match hosts.into_iter().find(missing) {
+        Some(host) => Err(HostError::NotToAllow { host: *host }),
+        None => Ok(()),
+    }
+}
+
+fn folder_of(sysfs: &Path, host: PciAddress) -> PathBuf {
+    sysfs.join("bus/pci/devices").join(host.to_string())
+}
+
 fn group_of(sysfs: &Path, device: &HostDevice) -> Result<u32, HostError> {
     let (id, host) = (device.id.clone(), device.host);
-    let folder = sysfs.join("bus/pci/devices").join(host.to_string());
+    let folder = folder_of(sysfs, host);
     if !folder.exists() {
         return Err(HostError::Missing { id, host });
     }

@@ -44,9 +44,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use protocol::pci::PciAddress;
 use sandbox::profile::Mode;
 
-use crate::config::{Config, DeviceConfig};
+use crate::config::{Config, DeviceConfig, PolicyRule};
 use crate::one_line::one_line;
 
 use attach::Attachments;
@@ -103,6 +104,7 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let _terminal = TerminalGuard::new();
     // 2. What this VM may ever have, and how its processes are confined.
     let policy = Policy::from_config(&config);
+    hosts::check_allowed(Path::new(hosts::SYSFS), allowed_hosts(&config))?;
     let confinement = Confinement::new(&config.sandbox)?;
     if config.sandbox.mode == Mode::Off {
         eprintln!(
@@ -151,6 +153,13 @@ fn host_devices(config: &Config) -> Vec<HostDevice> {
         DeviceConfig::RootPort(_) | DeviceConfig::VfioUserPci(_) => None,
     };
     config.devices.iter().filter_map(host_device).collect()
+}
+
+fn allowed_hosts(config: &Config) -> impl Iterator<Item = &PciAddress> {
+    config.policy.iter().filter_map(|rule| match rule {
+        PolicyRule::Host { host, .. } => Some(host),
+        PolicyRule::Socket(_) => None,
+    })
 }
 
 fn connect_sockets(config: &Config) -> Result<Vec<Connected>, ConnectError> {

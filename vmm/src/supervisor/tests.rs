@@ -15,8 +15,7 @@ use rustix::process::{Pid, Signal};
 use sandbox::prepare::Child;
 
 use crate::config::{
-    LogConfig, LogFormat, Machine, MemoryConfig, PolicyRule, SandboxConfig, SerialConfig,
-    StageConfig,
+    LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig, SerialConfig, StageConfig,
 };
 
 use super::*;

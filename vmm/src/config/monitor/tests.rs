@@ -1,4 +1,3 @@
-use super::super::BarMmap;
 use super::*;
 
 fn refused(outcome: Result<impl std::fmt::Debug, ConfigError>) -> String {
@@ -67,36 +66,5 @@ fn mon_without_chardev_and_chardev_without_mon_are_refused() {
 fn name_is_taken_with_and_without_its_key() {
     for text in ["vm1", "guest=vm1,debug-threads=on"] {
         assert_eq!(parse_name(text).unwrap(), "vm1");
-    }
-}
-
-#[test]
-fn policy_names_hosts_and_sockets() {
-    assert_eq!(
-        parse_policy("allow-host=1a:00.3").unwrap(),
-        PolicyRule::Host {
-            host: "0000:1a:00.3".parse().unwrap(),
-            options: HostOptions::default()
-        }
-    );
-    assert_eq!(
-        parse_policy("allow-host=1a:00.3,allow-no-reset=on,bar-mmap=off").unwrap(),
-        PolicyRule::Host {
-            host: "0000:1a:00.3".parse().unwrap(),
-            options: HostOptions {
-                allow_no_reset: true,
-                bar_mmap: BarMmap::Off
-            }
-        }
-    );
-    assert_eq!(
-        parse_policy("allow-socket=/run/x.sock").unwrap(),
-        PolicyRule::Socket("/run/x.sock".into())
-    );
-    for text in ["allow-host=x", "allow-socket=x", "allow-image=/x", "all"] {
-        assert!(
-            refused(parse_policy(text)).starts_with("-device-policy "),
-            "{text}"
-        );
     }
 }

@@ -126,3 +126,16 @@ fn device_given_twice_is_refused_with_both_ids() {
         "host device 0000:00:04.0 is given twice, with ids a and b: a device can be passed once"
     );
 }
+
+#[test]
+fn policy_may_name_any_device_that_is_there_and_no_other() {
+    let sysfs = FakeSysfs::new("allowed", &[("0000:00:04.0", None, None)]);
+    let [there, missing] = ["0000:00:04.0", "0000:00:07.0"].map(|text| text.parse().unwrap());
+    check_allowed(&sysfs.0, [&there]).unwrap();
+    let error = check_allowed(&sysfs.0, [&there, &missing]).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("-device-policy allow-host=0000:00:07.0: there is no such PCI device"),
+        "{text}"
+    );
+}
