@@ -23,6 +23,8 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 TOOLS = ("busybox-static", "pciutils", "nvme-cli", "pci.ids")
 LAB_TOOLS = ("bash", "strace")
 LIBRARY_PACKAGES = r"(?!libperl|libpam)(lib|zlib)"
+PYTHON = ("python3-minimal", "libpython3-stdlib")
+PYTHON_PACKAGES = r"(?!libperl|libpam)(lib|zlib|python3)"
 
 # Programs that are taken from the packages; everything else in their bin folders is left out.
 PROGRAMS = ("busybox", "lspci", "setpci", "nvme")
@@ -63,6 +65,22 @@ def tools(root, programs):
     for applet in busybox_applets(pathlib.Path(root)):
         if applet not in wanted:
             archive.symlink(f"usr/bin/{applet}", "busybox")
+    return archive
+
+
+def python(root):
+    """Archive of Python 3 below an unpacked `root`, with the libraries that it needs."""
+    archive = Archive()
+    for path in sorted(pathlib.Path(root).rglob("*")):
+        name = merged(str(path.relative_to(root)))
+        folder, base = os.path.split(name)
+        if folder == "usr/bin" and base.startswith("python3"):
+            archive.tree(path, name)
+        elif name.startswith("usr/lib/python3") and not path.is_dir() and "/test/" not in name:
+            archive.tree(path, name)
+        elif folder == LIBRARIES and ".so" in base and not path.is_dir():
+            # Its extension modules load some of them.
+            archive.tree(path, name)
     return archive
 
 

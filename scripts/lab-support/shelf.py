@@ -64,6 +64,16 @@ class Shelf:
 
         return self._cache.artifact(name, (root.name, programs, source_of(contents)), build)
 
+    def python(self):
+        """An archive of Python 3."""
+        root = self.unpacked("python", TOOLS_SUITE, contents.PYTHON, contents.PYTHON_PACKAGES)
+
+        def build(path):
+            with open(path, "wb") as file:
+                contents.python(root).write(file)
+
+        return self._cache.artifact("lab-python", (root.name, source_of(contents)), build)
+
     def _suite(self, name):
         if name not in self._suites:
             self._suites[name] = Suite(name, self._cache.folder / "apt" / name)

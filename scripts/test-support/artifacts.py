@@ -45,6 +45,18 @@ def stage_tests():
     return STAGE
 
 
+def stage_qmp_client():
+    """Puts the official QMP client and what drives it beside the tests; gives why not, or None."""
+    done = subprocess.run(["scripts/qmp-client", "--fetch"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    print(done.stderr, end="", file=sys.stderr)
+    if done.returncode != 0:
+        return (done.stderr.splitlines() or ["scripts/qmp-client --fetch failed"])[-1]
+    folder = STAGE / "qmp_client"
+    shutil.copytree(ROOT / "tests/qmp_client", folder)
+    shutil.copytree(pathlib.Path(done.stdout.strip()) / "qemu", folder / "qemu")
+    return None
+
+
 def why_no_kvm():
     """Why no VM can run on this machine itself, or None."""
     try:

@@ -10,7 +10,7 @@ import pathlib
 import re
 import subprocess
 
-from artifacts import ROOT, TARGET, environment
+from artifacts import ROOT, STAGE, TARGET, environment
 
 MEMORY_RESERVE_MIB = 512
 
@@ -62,6 +62,8 @@ class LabSet:
     only: tuple = ()
     skip: tuple = ()
     timeout: int = 1200
+    # Folders beside the test executables that go into the lab too.
+    folders: tuple = ()
     # Only with --long: what other sets show already, on one more kernel.
     long: bool = False
 
@@ -70,8 +72,9 @@ SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
     LabSet("kernel 7", "7", ("passthrough",)),
     # Eight slots at once, over and over, is scripts/soak.
-    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "leaks::")),
+    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "leaks::", "client::")),
     LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",)),
+    LabSet("qmp client", "6.1", ("hotplug",), memory=2560, options=("--python",), only=("client::",), folders=("qmp_client",)),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=(*SERIAL_PAIR, *MSI_CONTROLLER)),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
     LabSet("host 7", "7", ("host",), memory=2048, options=HOST, long=True),
@@ -81,6 +84,9 @@ SETS = (
 
 def why_not(lab_set):
     """Why this machine cannot run the set, or None."""
+    lost = [name for name in lab_set.folders if not (STAGE / name).exists()]
+    if lost:
+        return f"{', '.join(lost)} could not be made: see above"
     free = available_memory_mib()
     needed = lab_set.memory + MEMORY_RESERVE_MIB
     if free < needed:
@@ -131,7 +137,7 @@ def boot(lab_set, staged, arguments):
         "scripts/lab", "--kernel", lab_set.kernel, "--memory", str(lab_set.memory), "--timeout", str(lab_set.timeout),
         *(word.replace("{machine}", machine) for word in lab_set.options),
     ]
-    for program in (*lab_set.tests, "guest-probe"):
+    for program in (*lab_set.tests, *lab_set.folders, "guest-probe"):
         words += ["--copy-in", str(staged / program)]
     words += ["--", "bash", "-c", script]
     results = TARGET / "lab-out" / name

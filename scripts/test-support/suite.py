@@ -49,6 +49,7 @@ def parse():
 def steps(options):
     """What may run beside each other, the longest first: (name, function or None, why it cannot run)."""
     staged = artifacts.stage_tests()
+    no_package = artifacts.stage_qmp_client()
     for lab_set in lab_sets.SETS:
         if options.filter in lab_set.name and (options.long or not lab_set.long):
             yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
@@ -57,9 +58,13 @@ def steps(options):
         words = ("cargo", "test", "--locked", "--quiet", "--package", "device-server", "--test", "vfio_lab", options.test, "--", "--ignored", "--test-threads=1")
         yield "lab: device server", functools.partial(quietly, *filter(None, words)), None
     if not options.lab_only:
+        no_kvm = artifacts.why_no_kvm()
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
         yield "peer: QEMU's vfio-user client", functools.partial(ignored_tests, "interop"), artifacts.why_no_peer_qemu()
-        yield "bad vfio-user servers", functools.partial(ignored_tests, "vfio-user"), artifacts.why_no_kvm()
+        yield "bad vfio-user servers", functools.partial(ignored_tests, "vfio-user"), no_kvm
+        yield "peer: QEMU's class of a QMP error", functools.partial(ignored_tests, "qmp", "same_class_from_qemu"), artifacts.why_no_peer_qemu()
+        yield "qmp", functools.partial(ignored_tests, "qmp", "--skip", "same_class_from_qemu"), no_kvm
+        yield "qmp: the official client", functools.partial(quietly, "scripts/qmp-client", str(artifacts.BINARIES)), no_kvm or no_package
         yield "lab script", functools.partial(ignored_tests, "lab"), None
 
 
@@ -81,9 +86,9 @@ def quietly(*words):
     return done.returncode == 0, done.stdout
 
 
-def ignored_tests(name):
+def ignored_tests(name, *arguments):
     """Runs what `cargo test` leaves out of one of the test executables: it needs more than a build."""
-    return quietly("cargo", "test", "--package", "tests", "--locked", "--quiet", "--test", name, "--", "--ignored", "--test-threads=1")
+    return quietly("cargo", "test", "--package", "tests", "--locked", "--quiet", "--test", name, "--", "--ignored", "--test-threads=1", *arguments)
 
 
 def timed(run):

@@ -21,6 +21,7 @@ pub mod message_counter;
 pub mod bending_relay;
 pub mod raw_message;
 pub mod peer;
+pub mod peer_qemu;
 pub mod process;
 pub mod console;
 pub mod host_device;

@@ -173,3 +173,14 @@ fn relatives(pid: u32) -> Option<Relatives> {
         _ => None,
     }
 }
+
+/// A size of /proc/PID/status, in KiB, for example `VmRSS`.
+pub fn status_kib(pid: u32, field: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("the status of process {pid}"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .with_context(|| format!("no {field} in the status of process {pid}"))?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

@@ -39,7 +39,8 @@ impl Qmp {
         Self::over(stream)
     }
 
-    fn over(stream: UnixStream) -> Result<Self> {
+    /// The same on a connection that is there.
+    pub fn over(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(QUANTUM))?;
         let lines = BufReader::new(stream.try_clone()?);
         let mut qmp = Self {

@@ -54,12 +54,17 @@ impl Machine {
 
     /// The same with a guest of the test's own.
     pub(crate) fn boot_guest(arguments: &[&str], guest: &Guest) -> Result<Self> {
+        let arguments = [&["-no-reboot"], arguments].concat();
+        Self::boot_guest_that_reboots(&arguments, guest)
+    }
+
+    fn boot_guest_that_reboots(arguments: &[&str], guest: &Guest) -> Result<Self> {
         let scratch = Scratch::new()?;
         let socket = scratch.file("qmp.sock");
         let qmp = format!("unix:{socket},server,nowait");
         let mut all = vec!["-smp", "2", "-m", "512M", "-qmp", &qmp];
         all.extend_from_slice(arguments);
-        let vm = Vm::start(&all, guest)?;
+        let vm = Vm::start_that_reboots(&all, guest)?;
         let qmp = Qmp::connect(&socket)?;
         Ok(Self {
             vm,
@@ -79,6 +84,13 @@ impl Machine {
     /// Starts it, and waits until the guest obeys.
     pub(crate) fn start(arguments: &[&str]) -> Result<Self> {
         let machine = Self::boot(arguments)?;
+        machine.vm.wait_for_line("OBEY")?;
+        Ok(machine)
+    }
+
+    /// The same without `-no-reboot`.
+    pub(crate) fn start_that_reboots(arguments: &[&str]) -> Result<Self> {
+        let machine = Self::boot_guest_that_reboots(arguments, &Guest::running(OBEY))?;
         machine.vm.wait_for_line("OBEY")?;
         Ok(machine)
     }

@@ -8,5 +8,6 @@ mod unplug;
 mod loss;
 mod refusals;
 mod run_state;
+mod client;
 mod leaks;
 mod many;

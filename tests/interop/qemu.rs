@@ -3,15 +3,12 @@
 //! The guest has no driver for the device. It reaches its BARs, and memory that its kernel was told to leave alone, through
 //! /dev/mem. A message-signalled interrupt is a write to memory: the guest aims vector 0 at that memory and looks.
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::deadline::{GUEST_RUN, PROCESS};
 use harness::guest::GuestReport;
 use harness::process::Process;
 use harness::scratch::Scratch;
-use harness::{initrd, proc_files};
+use harness::{initrd, peer_qemu, proc_files};
 
 use crate::peer::{CrateClient, test_device};
 
@@ -58,40 +55,12 @@ until [ $(devmem 0x10002000) = 0x0000B01D ] || [ $tries -gt 50 ]; do tries=$((tr
 memory INTERRUPT 0x10002000
 "#;
 
-/// What scripts/peer-qemu prints.
-struct Machine {
-    command: Command,
-    kernel: String,
-}
-
-fn machine(initrd: &str) -> Result<Machine> {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scripts/peer-qemu");
-    let made = Command::new(script).arg(initrd).output()?;
-    let errors = String::from_utf8_lossy(&made.stderr).into_owned();
-    ensure!(
-        made.status.success(),
-        "no QEMU with vfio-user-pci: {errors}"
-    );
-    let parts: serde_json::Value = serde_json::from_slice(&made.stdout)?;
-    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    let words = parts["command"].as_array().context("command")?;
-    let words: Vec<String> = words.iter().filter_map(text).collect();
-    let (program, arguments) = words.split_first().context("a program")?;
-    let mut command = Command::new(program);
-    command.args(arguments);
-    for (name, value) in parts["environment"].as_object().context("environment")? {
-        command.env(name, text(value).context("a value")?);
-    }
-    let kernel = text(&parts["kernel"]).context("kernel")?;
-    Ok(Machine { command, kernel })
-}
-
 fn boot(scratch: &Scratch, socket: &str) -> Result<GuestReport> {
     let (lab_initrd, initrd) = (scratch.file("lab-initrd"), scratch.file("initrd"));
-    let Machine {
+    let peer_qemu::Machine {
         mut command,
         kernel,
-    } = machine(&lab_initrd)?;
+    } = peer_qemu::machine(&lab_initrd)?;
     let script = ("lab-script".to_owned(), SCRIPT.as_bytes().to_vec());
     initrd::extend(lab_initrd.as_ref(), &[script], initrd.as_ref())?;
     let device = serde_json::json!({

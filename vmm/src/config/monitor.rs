@@ -131,6 +131,8 @@ fn mon(text: &str) -> Result<String, PropertyError> {
     let mut properties = PropertyList::parse_with_head_key(text, "chardev")?;
     let id = properties.take_required("chardev", "mon0")?;
     let mode = properties.take("mode");
+    // libvirt names its monitors; nothing refers to the name.
+    let _named = properties.take("id");
     let _pretty = properties.take_switch("pretty")?;
     properties.finish()?;
     match mode.as_deref() {
