@@ -141,7 +141,9 @@ def guest_init():
 def run(options, guest):
     """Archive of what is particular to one run of the lab machine; `guest` is file name -> content below /lab/guest."""
     archive = Archive()
-    archive.tree(FILES / "lab-init", "init")
+    if options.init == "busybox":
+        archive.tree(FILES / "lab-init", "init")
+    archive.tree(FILES / "lab-session", "lab/session")
     for name in ("lab-bind", "lab-unbind", "lab-guest-initrd"):
         archive.tree(FILES / name, f"lab/bin/{name}")
     archive.directory("lab/out")

@@ -95,6 +95,7 @@ def parser():
     )
     made.add_argument("--kernel", choices=LAB_KERNELS, default="6.1", help="the machine's kernel, Debian's cloud kernel (default: %(default)s)")
     made.add_argument("--iommu", choices=IOMMUS, default="intel", help="intel-no-ir has no interrupt remapping (default: %(default)s)")
+    made.add_argument("--init", choices=("busybox", "systemd"), default="busybox", help="process 1; with systemd the command runs in lab.service (default: %(default)s)")
     made.add_argument("--device", metavar="STRING", action="append", default=[], help="one more QEMU -device; may be repeated")
     made.add_argument("--qemu-arg", metavar="ARG", action="append", default=[], help="one more QEMU argument, for what a device needs; may be repeated")
     made.add_argument("--cpus", type=between(1, 64), default=1, metavar="N", help="default: %(default)s; with more, guests of the machine hang now and then (docs/lab.md)")

@@ -7,6 +7,7 @@ import pathlib
 
 import contents
 import kernels
+import systemd
 import unpacked
 from packages import Suite
 
@@ -73,6 +74,17 @@ class Shelf:
                 contents.python(root).write(file)
 
         return self._cache.artifact("lab-python", (root.name, source_of(contents)), build)
+
+    def systemd(self):
+        """An archive with systemd as process 1."""
+        root = self.unpacked("systemd", TOOLS_SUITE, systemd.PACKAGES, systemd.FOLLOW)
+
+        def build(path):
+            with open(path, "wb") as file:
+                systemd.archive(root).write(file)
+
+        recipe = (root.name, source_of(systemd), (contents.FILES / "lab-init-systemd").read_bytes())
+        return self._cache.artifact("lab-systemd", recipe, build)
 
     def _suite(self, name):
         if name not in self._suites:

@@ -43,6 +43,23 @@ fn command_has_its_output_status_and_results() -> Result<()> {
 
 #[test]
 #[ignore = "boots a lab machine: scripts/test"]
+fn systemd_runs_the_machine_when_asked_and_the_command_is_a_service() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let script = "cat /proc/1/comm; systemctl is-system-running --wait; systemctl --failed --no-legend; \
+                  systemctl is-active lab.service; echo kept >$LAB_OUT/file; exit 7";
+    let words = ["--init", "systemd", "--memory", "1024"];
+    let output = lab(&scratch, &words)
+        .args(["--", "sh", "-c", script])
+        .output()?;
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    assert_eq!(output.stdout, b"systemd\nrunning\nactive\n");
+    let kept = fs::read_to_string(format!("{}/file", scratch.file("results")))?;
+    assert_eq!(kept, "kept\n");
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots a lab machine: scripts/test"]
 fn command_that_outlasts_the_timeout_is_stopped_with_status_124() -> Result<()> {
     let scratch = Scratch::new()?;
     let arguments = [
