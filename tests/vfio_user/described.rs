@@ -210,8 +210,8 @@ fn d17_d19_d20_file_that_cannot_be_a_bar_is_refused() -> Result<()> {
         (Some(eventfd(0, EventfdFlags::CLOEXEC)?), "map the area"),
         (Some(rustix::pipe::pipe()?.0), "map the area"),
         (Some(File::open("/dev/null")?.into()), "map the area"),
-        // As one on FUSE or NFS: whoever serves it need never answer.
-        (Some(File::open("/proc/version")?.into()), "file system"),
+        // A regular file that is no memory.
+        (Some(File::open("/proc/version")?.into()), "no memory"),
     ];
     let mut setup = Setup::new(&[])?;
     for (file, word) in files {

@@ -3,7 +3,7 @@
 //! The kernel names no kind for the file descriptors that it makes without a file ("anonymous inodes"), other than in
 //! /proc, which the sandboxed process does not have. Three facts single the eventfd out, and none has a side
 //! effect:
-//! - `fstat` gives no file type. That leaves out files, directories, devices, pipes and sockets.
+//! - `statx` gives no file type. It does not ask whoever serves a file (FUSE), as `fstat` would. That leaves out files, directories, devices, pipes and sockets.
 //! - `write` of 8 bytes from an address that is not mapped fails with EFAULT, and of 4 bytes with EINVAL:
 //!   an eventfd checks the length first and then copies 8 bytes (fs/eventfd.c, eventfd_write). An epoll, signalfd,
 //!   timerfd, inotify, pidfd, userfaultfd, io_uring or KVM descriptor has no write and says EINVAL twice;
@@ -25,12 +25,13 @@ use std::sync::Arc;
 
 use protocol::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
 
 use crate::irq::signaller::Signaller;
 
 /// `st_mode` bits that hold the file type (S_IFMT).
-const FILE_TYPE_MASK: u32 = 0o170_000;
+const FILE_TYPE_MASK: u16 = 0o170_000;
 
 /// An eventfd that the client sent for interrupts.
 #[derive(Debug)]
@@ -87,10 +88,11 @@ impl AsFd for Eventfd {
 
 /// Whether `fd` is an eventfd. See the head of this file for how that is known.
 pub fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
-    let Ok(stat) = rustix::fs::fstat(fd) else {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let Ok(stat) = rustix::fs::statx(fd, c"", flags, StatxFlags::TYPE) else {
         return false;
     };
-    stat.st_mode & FILE_TYPE_MASK == 0
+    stat.stx_mode & FILE_TYPE_MASK == 0
         && write_from_nowhere(fd, 8) == Some(Errno::FAULT)
         && write_from_nowhere(fd, 4) == Some(Errno::INVAL)
         && read_without_waiting(fd, &mut [0; 4]) == Err(Errno::INVAL)

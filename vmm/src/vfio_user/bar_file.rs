@@ -3,6 +3,8 @@
 //! A page of a mapped file comes from whoever serves the file. On FUSE, NFS and their like that is another process, which
 //! can let a virtual CPU wait in the page fault for ever, beyond the reach of any signal. So a regular file is taken
 //! from the kernel's own memory file systems only: a memfd, a file of /dev/shm, huge pages.
+//! Not even the questions asked here may reach that process: F_GET_SEALS and a statx that does not synchronise are answered
+//! by the kernel, fstat is not.
 //! What is no regular file is taken as it is: of those only devices can be mapped, and VFIO's are what this is for.
 //! No seal is asked for: the file may shrink, since nothing but KVM touches the mapping, and it says so
 //! (`kvm/device_mapping.rs`); the area is then trapped.
@@ -10,11 +12,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::FileType;
-
-/// File system types (include/uapi/linux/magic.h) whose pages are the kernel's own.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
-const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 
 /// Why a file cannot be a BAR.
 #[derive(Debug, thiserror::Error)]
@@ -24,21 +22,23 @@ pub enum BarFileError {
     Unknown(#[source] io::Error),
     /// Its pages may be another process's to give.
     #[error(
-        "it is on a file system of type {0:#x}; only memory is taken (a memfd, tmpfs, huge pages), since a page of any other file may never come"
+        "it is no memory (a memfd, a file of tmpfs or of huge pages), and a page of any other file may never come"
     )]
-    FileSystem(i64),
+    NoMemory,
 }
 
 /// Where the file ends, if it may be mapped. What is no regular file has no end that can be known.
 pub(super) fn end_of(fd: BorrowedFd<'_>) -> Result<u64, BarFileError> {
     let unknown = |errno: rustix::io::Errno| BarFileError::Unknown(errno.into());
-    let stat = rustix::fs::fstat(fd).map_err(unknown)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Ok(i64::MAX.unsigned_abs());
+    // Only memory has seals.
+    if rustix::fs::fcntl_get_seals(fd).is_ok() {
+        let stat = rustix::fs::fstat(fd).map_err(unknown)?;
+        return Ok(u64::try_from(stat.st_size).unwrap_or(0));
     }
-    let kind = rustix::fs::fstatfs(fd).map_err(unknown)?.f_type;
-    if ![TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&kind) {
-        return Err(BarFileError::FileSystem(kind));
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::TYPE).map_err(unknown)?;
+    if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile {
+        return Err(BarFileError::NoMemory);
     }
-    Ok(u64::try_from(stat.st_size).unwrap_or(0))
+    Ok(i64::MAX.unsigned_abs())
 }

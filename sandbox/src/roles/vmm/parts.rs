@@ -250,6 +250,11 @@ pub(super) fn attach(late: u64) -> Vec<Rule> {
         late_only(libc::SYS_getsockopt, late, "devices: is it a stream socket")
             .arg(1, Arg::Equals(SOL_SOCKET)),
         late_only(libc::SYS_setsockopt, late, "devices: deadlines").arg(1, Arg::Equals(SOL_SOCKET)),
+        fcntl(
+            libc::F_GET_SEALS,
+            late,
+            "BARs: is a lent file memory, which nobody else serves",
+        ),
         fcntl(libc::F_GETFL, late, "devices: blocking or not"),
         fcntl(libc::F_SETFL, late, "devices: blocking"),
         call(libc::SYS_epoll_create1, "devices: watch a connection"),
