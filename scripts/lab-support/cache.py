@@ -32,12 +32,7 @@ class Cache:
     @contextlib.contextmanager
     def locked(self):
         """Holds the cache against other labs; the kernel releases it if this process dies."""
-        with open(self.folder / LOCK_FILE, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress("waiting for another lab that is filling the cache")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(self.folder / LOCK_FILE, "waiting for another lab that is filling the cache"):
             yield
 
     @contextlib.contextmanager
@@ -60,8 +55,7 @@ class Cache:
 
     def artifact(self, name, recipe, build):
         """The path of `name`; calls build(scratch path) when there is none made from `recipe`."""
-        digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:DIGEST_CHARACTERS]
-        path = self.folder / f"{name}-{digest}"
+        path = self._path(name, recipe)
         if path.exists():
             os.utime(path)
             return path
@@ -73,11 +67,41 @@ class Cache:
         self._delete_unused()
         return path
 
+    def slow_artifact(self, name, recipe, build):
+        """The same for what takes minutes: others use the cache meanwhile, so the caller must not hold it locked.
+
+        Calls build(path to make, folder for what is needed on the way).
+        """
+        path = self._path(name, recipe)
+        with exclusive(self.folder / f"{name}.lock", f"waiting for another lab that is making {name}"):
+            if not path.exists():
+                with self.scratch() as scratch:
+                    build(scratch / name, scratch)
+                    os.rename(scratch / name, path)
+            os.utime(path)
+        return path
+
+    def _path(self, name, recipe):
+        digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:DIGEST_CHARACTERS]
+        return self.folder / f"{name}-{digest}"
+
     def _delete_unused(self):
         # Not at once: another checkout of the project may have the older recipe and use the older artifact now.
         for path in self.folder.glob(f"*-{'[0-9a-f]' * DIGEST_CHARACTERS}"):
             if time.time() - path.stat().st_mtime > UNUSED_S:
                 remove(path)
+
+
+@contextlib.contextmanager
+def exclusive(path, waiting):
+    """Holds a lock file; says that it is `waiting` if another process does."""
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(waiting)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(folder):

@@ -1,7 +1,7 @@
 """Which kernels the lab boots, and which of their modules it loads in which order.
 
 Each is the kernel that Debian's meta package names today, not a fixed version.
-Does not configure or build kernels.
+Does not configure or build kernels (see kernel_build.py).
 """
 
 import lzma
@@ -20,7 +20,9 @@ SOURCES = {
     "7": ("trixie-backports", "linux-image-cloud-amd64"),
     "6.1-generic": ("bookworm", "linux-image-amd64"),
 }
-LAB_KERNELS = ("6.1", "6.12", "7")
+# Built here, see kernel_build.py.
+OWN_KERNEL = "iommufd"
+LAB_KERNELS = ("6.1", "6.12", "7", OWN_KERNEL)
 
 # The guest boots either of these: the cloud kernel starts faster, the generic one has drivers for all devices.
 GUEST_KERNEL = "6.1"

@@ -36,7 +36,7 @@ environment on this machine:
   LAB_OUT           where the results go (default: target/lab-out, emptied first)
   LAB_KEEP_NVME=1   keep the NVMe disk, as the run left it, as LAB_OUT/nvme.img
   BULKHEAD_BIN_DIR  where our binaries are (default: CARGO_TARGET_DIR/release, else target/release)
-  XDG_CACHE_HOME    where downloads are kept, in bulkhead-lab (default: ~/.cache)
+  XDG_CACHE_HOME    where downloads and the built kernel are kept, in bulkhead-lab (default: ~/.cache)
 
 exit status: COMMAND's; 124 after a timeout or a boot that hangs; 125 if the machine died; 2 if the lab could
 not start, with the reason on stderr.
@@ -59,8 +59,8 @@ def parse(arguments, root):
         words, command = words[:cut], words[cut + 1:]
     options = parser().parse_args(joined(words))
     options.command = command
-    if options.shell == bool(command):
-        raise LabError("say what to run: -- COMMAND..., or --shell for a prompt (and not both)")
+    if [options.shell, options.prepare, bool(command)].count(True) != 1:
+        raise LabError("say what to run: -- COMMAND..., or --shell for a prompt, or --prepare (and no two of them)")
     for path in options.copy_in:
         if not path.exists():
             raise LabError(f"--copy-in {path}: no such file or folder")
@@ -91,9 +91,9 @@ def joined(words):
 def parser():
     made = argparse.ArgumentParser(
         prog="scripts/lab", description=HELP, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="scripts/lab [OPTION]... (-- COMMAND... | --shell)", allow_abbrev=False,
+        usage="scripts/lab [OPTION]... (-- COMMAND... | --shell | --prepare)", allow_abbrev=False,
     )
-    made.add_argument("--kernel", choices=LAB_KERNELS, default="6.1", help="the machine's kernel, Debian's cloud kernel (default: %(default)s)")
+    made.add_argument("--kernel", choices=LAB_KERNELS, default="6.1", help="the machine's kernel: Debian's cloud kernel of that version, or iommufd, the one with iommufd, which is built the first time (default: %(default)s)")
     made.add_argument("--iommu", choices=IOMMUS, default="intel", help="intel-no-ir has no interrupt remapping (default: %(default)s)")
     made.add_argument("--init", choices=("busybox", "systemd"), default="busybox", help="process 1; with systemd the command runs in lab.service (default: %(default)s)")
     made.add_argument("--device", metavar="STRING", action="append", default=[], help="one more QEMU -device; may be repeated")
@@ -103,6 +103,7 @@ def parser():
     made.add_argument("--copy-in", type=pathlib.Path, metavar="PATH", action="append", default=[], help="put a file or folder into /lab/in, with the libraries it needs; may be repeated")
     made.add_argument("--timeout", type=between(1, 86400), metavar="S", help=f"seconds for the whole run (default: {DEFAULT_TIMEOUT_S}; none with --shell)")
     made.add_argument("--python", action="store_true", help="Python 3 is there too, with its standard library (30 MB)")
+    made.add_argument("--prepare", action="store_true", help="fetch and build what such a run needs, and run nothing")
     made.add_argument("--shell", action="store_true", help="a prompt in the machine instead of COMMAND")
     return made
 
