@@ -7,6 +7,7 @@
 //! One session thread owns the backend and calls it from that thread only. A call may block (a reset takes as
 //! long as the hardware takes); it holds up this device's client and nobody else.
 
+use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use protocol::{
@@ -100,7 +101,7 @@ impl DeviceDescription {
 }
 
 /// One device. Errors are what the client gets as errno; the connection lives on.
-pub trait Backend: Send {
+pub trait Backend: Send + Debug {
     /// What the device looks like. Changes in `client_gone` only.
     fn describe(&self) -> &DeviceDescription;
 

@@ -17,6 +17,7 @@ use sandbox::profile::{Mode, Start};
 
 use self::devices::{DeviceArgs, SocketArgs};
 pub use self::devices::{Endpoint, ServedDevice};
+use crate::backends::vfio::IommuBackend;
 use crate::host::command::HostCommand;
 
 /// What the process is to do.
@@ -91,18 +92,28 @@ pub struct VfioArgs {
     /// Serve a device that cannot be reset: what one client leaves in it reaches the next
     #[arg(long)]
     pub allow_no_reset: bool,
+    /// Serve a device whose DMA may bypass the CPU's caches where the guest cannot: it may see stale data
+    #[arg(long)]
+    pub allow_noncoherent: bool,
+    /// Which way to the IOMMU: auto (iommufd where it can map files, else type1), iommufd or type1
+    #[arg(long, value_name = "WAY", default_value_t = IommuBackend::Auto)]
+    pub iommu_backend: IommuBackend,
     /// What it gives up before a client is served
     #[command(flatten)]
     pub sandbox: SandboxArgs,
-    /// Bytes of memory that DMA maps may pin: the guest's memory, and a little more; no limit without it
+    /// Bytes of memory that DMA maps may pin: the guest's memory, and a little more; no limit without it. With iommufd all
+    /// servers of one user count together
     #[arg(long, value_name = "BYTES")]
     pub max_locked_memory: Option<u64>,
-    /// Inherited descriptor of /dev/vfio/vfio, instead of opening it
+    /// Inherited descriptor of /dev/vfio/vfio. With descriptors of nodes no other is opened
     #[arg(long, value_name = "N", requires = "group_fd", value_parser = clap::value_parser!(i32).range(3..))]
     pub container_fd: Option<i32>,
-    /// Inherited descriptor of /dev/vfio/GROUP, instead of opening it
+    /// Inherited descriptor of /dev/vfio/GROUP
     #[arg(long, value_name = "N", requires = "container_fd", value_parser = clap::value_parser!(i32).range(3..))]
     pub group_fd: Option<i32>,
+    /// Inherited descriptor of /dev/iommu, together with a --device-fd for each --host
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    pub iommufd_fd: Option<i32>,
 }
 
 /// How the process confines itself.

@@ -4,22 +4,21 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::limits;
 use rustix::fs::FileType;
 use sandbox::enter::{self, EnterError, Sandbox};
-use sandbox::mechanisms::{MechanismError, fds};
 use sandbox::profile::{Mode, Start};
 use sandbox::roles::vfio::{self, VfioDescriptors};
-use sandbox::roles::{Calls, Folder};
+use sandbox::roles::{Calls, Folder, Need};
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
-use crate::backends::vfio::{OpenError, OpenOptions, WantedDevice};
-use crate::cli::{Command, Devices, Endpoint, ProcessArgs, ServedDevice};
+use crate::backends::vfio::{GivenFds, OpenError, OpenOptions, WantedDevice};
+use crate::cli::{Command, Devices, Endpoint, ProcessArgs, ServedDevice, VfioArgs};
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, ServeError, Shutdown, Source};
@@ -65,9 +64,6 @@ pub enum RunError {
     /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] EnterError),
-    /// What is open cannot be found out.
-    #[error(transparent)]
-    Descriptors(#[from] MechanismError),
     /// A device could not be served any more.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -86,13 +82,12 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     // 1. Block the signals that end the process before there is a second thread: all threads inherit that.
     let signals = block_signals().map_err(|source| set_up("block SIGTERM and SIGINT", source))?;
     // 2. Open the devices. Nothing of this listens to a client yet.
-    let confinement = Confinement::of(&command.devices);
-    let clients = clients(&command.process, confinement)?;
-    let devices = open(command.devices, &clients)?;
-    // 3. Bind or adopt the sockets: a client that connects from here on waits in the backlog.
+    let clients = clients(&command.process, &command.devices)?;
+    let opened = open(command.devices, &clients)?;
+    // 3. Bind the sockets: a client that connects from here on waits in the backlog.
     let mut served = Vec::new();
-    for (config, backend, endpoint) in devices {
-        let (source, file) = take_endpoint(endpoint)?;
+    for (config, backend, endpoint) in opened.devices {
+        let (source, file) = endpoint.listen()?;
         served.push(Served {
             config,
             backend,
@@ -101,7 +96,7 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
         });
     }
     // 4. Give up the host: from here on there is no file system, no network and no privilege.
-    let sandbox = confine(confinement, &served)?;
+    let sandbox = confine(opened.confinement, &served)?;
     // 5. One thread per device, all held back: none can be started once system calls are filtered.
     let shutdown = Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
     let mut serving = Serving::new(shutdown).map_err(|source| set_up("make an eventfd", source))?;
@@ -132,12 +127,15 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
 }
 
 /// Who is served, in the numbers that hold before the sandbox is entered.
-fn clients(process: &ProcessArgs, confinement: Option<Confinement>) -> Result<Clients, RunError> {
+fn clients(process: &ProcessArgs, devices: &Devices) -> Result<Clients, RunError> {
     let named = !(process.allow_uid.is_empty() && process.allow_gid.is_empty());
-    let own_user_namespace = confinement.is_some_and(|confinement| {
-        let leaves = matches!(confinement.start.mode, Mode::On | Mode::BestEffort);
-        leaves && !sandbox::mechanisms::capabilities::privileged()
-    });
+    let own_user_namespace = match devices {
+        Devices::Vfio { options, .. } => {
+            let leaves = matches!(options.sandbox.sandbox, Mode::On | Mode::BestEffort);
+            leaves && !sandbox::mechanisms::capabilities::privileged()
+        }
+        Devices::Test { .. } => false,
+    };
     if named && own_user_namespace {
         return Err(RunError::UnknownClients);
     }
@@ -150,142 +148,165 @@ fn clients(process: &ProcessArgs, confinement: Option<Confinement>) -> Result<Cl
     Ok(clients)
 }
 
-/// How a process is confined. The software test device is not: it has nothing to lose.
-#[derive(Debug, Clone, Copy)]
+/// What a process is confined to.
 struct Confinement {
     start: Start,
     max_locked_memory: Option<u64>,
+    descriptors: VfioDescriptors,
+    folders: Vec<Folder>,
 }
 
-impl Confinement {
-    fn of(devices: &Devices) -> Option<Confinement> {
-        match devices {
-            Devices::Vfio { options, .. } => Some(Confinement {
-                start: options.sandbox.clone().into(),
-                max_locked_memory: options.max_locked_memory,
-            }),
-            Devices::Test { .. } => None,
-        }
-    }
-}
-
-/// Leaves the host. What the role allows on which descriptors is read from /proc, for the last time.
+/// Leaves the host.
 fn confine(
     confinement: Option<Confinement>,
     served: &[Served],
 ) -> Result<Option<(Sandbox, Calls)>, RunError> {
+    // The software test device is not confined: it has nothing to lose.
     let Some(confinement) = confinement else {
         return Ok(None);
     };
     if confinement.start.mode == Mode::Off {
         tracing::warn!("The sandbox is off: whoever takes over this process has all it has");
     }
-    let open = fds::open_descriptors()?;
-    let numbers = |is: fn(&Path) -> bool| {
-        open.iter()
-            .filter(|(_, target)| is(target))
-            .map(|(number, _)| *number)
-            .collect()
-    };
     let log = rustix::fs::fstat(io::stderr())
         .map_err(|errno| set_up("look at standard error", errno.into()))?;
-    let descriptors = VfioDescriptors {
-        log_to_file: FileType::from_raw_mode(log.st_mode) == FileType::RegularFile,
-        containers: numbers(|target| target == Path::new("/dev/vfio/vfio")),
-        groups: numbers(|target| {
-            target.parent() == Some(Path::new("/dev/vfio")) && !target.ends_with("vfio")
-        }),
-    };
-    let folders = served
-        .iter()
-        .filter_map(|device| device.file.as_ref())
-        .map(|file| {
-            let fd = file
-                .folder()
-                .try_clone_to_owned()
-                .map_err(|source| set_up("copy a descriptor", source))?;
-            Ok(Folder {
-                fd,
-                number: file.folder().as_raw_fd(),
-                why: "listener: remove the socket's file",
-            })
+    let log_to_file = FileType::from_raw_mode(log.st_mode) == FileType::RegularFile;
+    let mut folders = confinement.folders;
+    for file in served.iter().filter_map(|device| device.file.as_ref()) {
+        let copy = file.folder().try_clone_to_owned();
+        folders.push(Folder {
+            fd: copy.map_err(|source| set_up("copy a descriptor", source))?,
+            number: file.folder().as_raw_fd(),
+            need: Need::RemoveFile,
+            why: "listener: remove the socket's file",
         });
-    let folders = folders.collect::<Result<Vec<_>, RunError>>()?;
-    let devices = u64::try_from(served.len()).unwrap_or(u64::MAX);
+    }
     let role = vfio::role(
-        &descriptors,
-        devices,
+        &confinement.descriptors,
         confinement.max_locked_memory,
+        log_to_file,
         folders,
     );
     let sandbox = enter::leave_host(&role.power, confinement.start)?;
     Ok(Some((sandbox, role.calls)))
 }
 
-/// A device that is open, how it is served, and where.
-type Opened = (ServeConfig, Box<dyn Backend>, Endpoint);
+/// Devices that are open, how each is served, and where.
+struct Opened {
+    devices: Vec<(ServeConfig, Box<dyn Backend>, Place)>,
+    confinement: Option<Confinement>,
+}
 
-fn open(devices: Devices, clients: &Clients) -> Result<Vec<Opened>, RunError> {
+/// Where a device is served: a path to bind, or an inherited socket.
+enum Place {
+    Path(PathBuf),
+    Inherited(Source),
+}
+
+impl Place {
+    fn take(endpoint: Endpoint) -> Result<Place, RunError> {
+        let number = match endpoint {
+            Endpoint::Path(path) => return Ok(Place::Path(path)),
+            Endpoint::Fd(number) => number,
+        };
+        let inherited = |source| RunError::Inherited {
+            option: "--socket-fd",
+            number,
+            source,
+        };
+        let socket = adopt("--socket-fd", number)?;
+        let source = Source::from_inherited(socket).map_err(inherited)?;
+        Ok(Place::Inherited(source))
+    }
+
+    /// Whether a second client may come.
+    fn takes_many_clients(&self) -> bool {
+        !matches!(self, Place::Inherited(Source::Connected(_)))
+    }
+
+    fn listen(self) -> Result<(Source, Option<SocketFile>), RunError> {
+        match self {
+            Place::Path(path) => {
+                let (listener, file) = Listener::bind(&path)?;
+                Ok((Source::Listening(listener), Some(file)))
+            }
+            Place::Inherited(source) => Ok((source, None)),
+        }
+    }
+}
+
+fn open(devices: Devices, clients: &Clients) -> Result<Opened, RunError> {
     match devices {
         Devices::Test {
             endpoint,
             message_dma,
-        } => {
-            let max_dma_maps = usize::try_from(limits::MAX_DMA_MAPS).unwrap_or(usize::MAX);
-            let device = TestDevice::new(TestDeviceOptions {
-                message_dma,
-                max_dma_maps,
-            })
-            .map_err(|errno| RunError::TestDevice(errno.into()))?;
-            Ok(vec![(
-                ServeConfig::new("test".to_owned(), true, clients.clone()),
-                Box::new(device),
-                endpoint,
-            )])
-        }
-        Devices::Vfio { devices, options } => {
-            let options = OpenOptions {
-                allow_no_reset: options.allow_no_reset,
-                container_fd: adopt_optional("--container-fd", options.container_fd)?,
-                group_fd: adopt_optional("--group-fd", options.group_fd)?,
-            };
-            let wanted: Vec<_> = devices.iter().map(wanted).collect();
-            let backends = crate::backends::vfio::open(&wanted, &options)?;
-            // The hardware does the DMA, so the second socket stays silent. It is there all the same: a client that has it
-            // need not look at the first one whenever an answer comes.
-            let opened = devices.into_iter().zip(backends).map(|(device, backend)| {
-                let config = ServeConfig::new(device.host.to_string(), true, clients.clone());
-                (config, backend, device.endpoint)
-            });
-            Ok(opened.collect())
-        }
+        } => open_test_device(endpoint, message_dma, clients),
+        Devices::Vfio { devices, options } => open_vfio_devices(devices, options, clients),
     }
 }
 
-fn wanted(device: &ServedDevice) -> WantedDevice {
-    WantedDevice {
-        address: device.host,
-        bar_mmap: device.bar_mmap,
-    }
+fn open_test_device(
+    endpoint: Endpoint,
+    message_dma: bool,
+    clients: &Clients,
+) -> Result<Opened, RunError> {
+    let max_dma_maps = usize::try_from(limits::MAX_DMA_MAPS).unwrap_or(usize::MAX);
+    let options = TestDeviceOptions {
+        message_dma,
+        max_dma_maps,
+    };
+    let device = TestDevice::new(options).map_err(|errno| RunError::TestDevice(errno.into()))?;
+    let config = ServeConfig::new("test".to_owned(), true, clients.clone());
+    Ok(Opened {
+        devices: vec![(config, Box::new(device), Place::take(endpoint)?)],
+        confinement: None,
+    })
 }
 
-fn take_endpoint(endpoint: Endpoint) -> Result<(Source, Option<SocketFile>), RunError> {
-    match endpoint {
-        Endpoint::Path(path) => {
-            let (listener, file) = Listener::bind(&path)?;
-            Ok((Source::Listening(listener), Some(file)))
-        }
-        Endpoint::Fd(number) => {
-            let inherited = |source| RunError::Inherited {
-                option: "--socket-fd",
-                number,
-                source,
-            };
-            let source = adopt("--socket-fd", number)
-                .and_then(|socket| Source::from_inherited(socket).map_err(inherited))?;
-            Ok((source, None))
-        }
+fn open_vfio_devices(
+    devices: Vec<ServedDevice>,
+    options: VfioArgs,
+    clients: &Clients,
+) -> Result<Opened, RunError> {
+    let (mut wanted, mut places) = (Vec::new(), Vec::new());
+    for device in devices {
+        let place = Place::take(device.endpoint)?;
+        wanted.push(WantedDevice {
+            address: device.host,
+            bar_mmap: device.bar_mmap,
+            renewed: place.takes_many_clients(),
+            node: adopt_optional("--device-fd", device.device_fd)?,
+        });
+        // The hardware does the DMA, so the second socket stays silent. It is there all the same: a client that has it
+        // need not look at the first one whenever an answer comes.
+        let config = ServeConfig::new(device.host.to_string(), true, clients.clone());
+        places.push((config, place));
     }
+    let opened = crate::backends::vfio::open(
+        wanted,
+        OpenOptions {
+            allow_no_reset: options.allow_no_reset,
+            allow_noncoherent: options.allow_noncoherent,
+            iommu: options.iommu_backend,
+            given: GivenFds {
+                container: adopt_optional("--container-fd", options.container_fd)?,
+                group: adopt_optional("--group-fd", options.group_fd)?,
+                iommufd: adopt_optional("--iommufd-fd", options.iommufd_fd)?,
+            },
+        },
+    )?;
+    let devices = places.into_iter().zip(opened.backends);
+    Ok(Opened {
+        devices: devices
+            .map(|((config, place), backend)| (config, backend, place))
+            .collect(),
+        confinement: Some(Confinement {
+            start: options.sandbox.into(),
+            max_locked_memory: options.max_locked_memory,
+            descriptors: opened.descriptors,
+            folders: opened.folders,
+        }),
+    })
 }
 
 /// Takes over an inherited descriptor that the command line names.

@@ -4,8 +4,6 @@
 //! thread, before any peer's byte is read; then the threads are started and held back; `close` filters system calls
 //! for all of them, or each is filtered with the table of its kind, and they go.
 
-use std::os::fd::AsFd;
-
 use crate::mechanisms::seccomp::Filter;
 use crate::mechanisms::{
     MechanismError, capabilities, identity, inherited, landlock, namespaces, rlimits, root,
@@ -66,12 +64,7 @@ pub fn leave_host(power: &Power, start: Start) -> Result<Sandbox, EnterError> {
     sandbox.note("capabilities", capabilities::drop_all())?;
     sandbox.note("privileges", capabilities::no_new_privileges())?;
     // 7.
-    let folders: Vec<_> = power
-        .folders
-        .iter()
-        .map(|folder| folder.fd.as_fd())
-        .collect();
-    sandbox.note("landlock", landlock::apply(&folders))?;
+    sandbox.note("landlock", landlock::apply(&power.folders))?;
     Ok(sandbox)
 }
 

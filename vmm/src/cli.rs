@@ -13,8 +13,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_smp};
 use crate::config::memory::MemoryObject;
 use crate::config::{
-    Config, ConfigError, DeviceConfig, LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig,
-    SerialConfig, help, monitor, policy, root_port, topology,
+    Config, ConfigError, DeviceConfig, IommuBackend, LogConfig, LogFormat, Machine, MemoryConfig,
+    SandboxConfig, SerialConfig, help, monitor, policy, root_port, topology,
 };
 
 #[cfg(test)]
@@ -124,7 +124,10 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         sandbox,
         name,
         no_reboot: matches.get_flag("no-reboot"),
+        iommu_backend: one(matches, "iommu-backend")
+            .map_or(Ok(IommuBackend::Auto), |text| IommuBackend::parse(&text))?,
         log: log(matches),
+        bars_leak: false,
     })
 }
 
@@ -286,10 +289,11 @@ fn options() -> Clap {
             many(value("qmp", "WHERE", "a QMP socket: unix:PATH,server=on,wait=off, or tcp:127.0.0.1:PORT,server=on,wait=off")),
             many(value("chardev", "CHARDEV", "socket,id=ID,path=PATH|fd=NUMBER,server=on,wait=off: a socket for -mon")),
             many(value("mon", "MON", "chardev=ID,mode=control: QMP on this chardev")),
-            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off], allow-socket=PATH, or a file of such lines")),
+            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force], allow-socket=PATH, or a file of such lines")),
             value("sandbox", "MODE", "how the processes are confined: on, best-effort (what this kernel and user can), inherited (a service manager has done most) or off (for debugging); on by default"),
             value("sandbox-uids", "FIRST-LAST", "users and groups that the processes become, one each; made from process ids by default"),
             path("sandbox-cgroup", "start the processes in this folder of a cgroup v2 hierarchy"),
+            value("iommu-backend", "WAY", "how device servers reach the IOMMU: auto (iommufd where it can map files, else type1), iommufd or type1"),
             value("name", "NAME", "the machine's name, for query-name"),
             path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),
             switch("mem-prealloc", "take all guest memory at start"),

@@ -31,6 +31,8 @@ pub struct ServedDevice {
     pub endpoint: Endpoint,
     /// Whether its client may map its BARs.
     pub bar_mmap: bool,
+    /// Its inherited node.
+    pub device_fd: Option<i32>,
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +56,9 @@ pub(super) struct DeviceArgs {
     /// descriptor of the device stays in this process
     #[arg(long, value_name = "on|off", action = ArgAction::Append, value_enum)]
     bar_mmap: Vec<Switch>,
+    /// Inherited descriptor of this device's node, /dev/vfio/devices/vfioN, together with --iommufd-fd
+    #[arg(long, value_name = "N", action = ArgAction::Append, value_parser = clap::value_parser!(i32).range(3..))]
+    device_fd: Vec<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -114,6 +119,7 @@ impl DeviceArgs {
         let mut paths = Placed::new(matches, "socket", self.sockets.socket);
         let mut fds = Placed::new(matches, "socket_fd", self.sockets.socket_fd);
         let mut bar_mmap = Placed::new(matches, "bar_mmap", self.bar_mmap);
+        let mut device_fds = Placed::new(matches, "device_fd", self.device_fd);
         let ends: Vec<usize> = hosts.iter().skip(1).map(|(at, _)| *at).collect();
         let ends = ends.into_iter().chain([usize::MAX]);
         let mut devices: Vec<ServedDevice> = Vec::new();
@@ -134,11 +140,16 @@ impl DeviceArgs {
                 host,
                 endpoint,
                 bar_mmap: bar_mmap != Some(Switch::Off),
+                device_fd: at_most_one(host, "--device-fd", device_fds.take(&own))?,
             });
         }
-        if !(paths.0.is_empty() && fds.0.is_empty() && bar_mmap.0.is_empty()) {
+        let all_belong = paths.0.is_empty()
+            && fds.0.is_empty()
+            && bar_mmap.0.is_empty()
+            && device_fds.0.is_empty();
+        if !all_belong {
             return Err(usage(
-                "--socket, --socket-fd and --bar-mmap belong to a device and stand behind its --host",
+                "--socket, --socket-fd, --bar-mmap and --device-fd belong to a device and stand behind its --host",
             ));
         }
         check_distinct(&devices)?;

@@ -104,6 +104,22 @@ impl HostDevice {
     }
 }
 
+/// The name that VFIO gave a device that it has as a node of its own: "vfio3". `None` if it has none (Linux before 6.6, or
+/// without CONFIG_VFIO_DEVICE_CDEV).
+pub fn vfio_name(sysfs: &Sysfs, address: PciAddress) -> Option<String> {
+    sysfs
+        .names(&format!("bus/pci/devices/{address}/vfio-dev"))
+        .into_iter()
+        .next()
+}
+
+/// The number of the node of that name, as it has to be: major and minor.
+pub fn vfio_node_number(sysfs: &Sysfs, address: PciAddress, name: &str) -> Option<(u32, u32)> {
+    let text = attribute(sysfs, address, &format!("vfio-dev/{name}/dev"))?;
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// How the kernel can reset a device ("flr pm bus"): empty if not at all, `None` if the kernel does not say.
 pub fn reset_methods(sysfs: &Sysfs, address: PciAddress) -> Option<String> {
     attribute(sysfs, address, "reset_method")

@@ -100,8 +100,9 @@ fn open_files(proc: &Path, pid: u32) -> Vec<PathBuf> {
 }
 
 fn maps_vfio_device(proc: &Path, pid: u32) -> bool {
-    std::fs::read_to_string(proc.join(format!("{pid}/maps")))
-        .is_ok_and(|maps| maps.contains("anon_inode:[vfio-device]"))
+    std::fs::read_to_string(proc.join(format!("{pid}/maps"))).is_ok_and(|maps| {
+        maps.contains("anon_inode:[vfio-device]") || maps.contains("/dev/vfio/devices/")
+    })
 }
 
 #[cfg(test)]

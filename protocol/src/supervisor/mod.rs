@@ -8,6 +8,8 @@
 
 mod channel;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::pci::PciAddress;
@@ -71,6 +73,8 @@ pub enum Target {
 pub struct HostOptions {
     /// Whether it is acceptable that the device cannot be reset.
     pub allow_no_reset: bool,
+    /// Whether it is acceptable that its DMA bypasses caches that the guest cannot bypass.
+    pub allow_noncoherent: bool,
     /// Whether its client may map its BARs.
     pub bar_mmap: BarMmap,
 }
@@ -81,9 +85,21 @@ pub struct HostOptions {
 pub enum BarMmap {
     /// No: every access is a message to the server, and no descriptor of the device leaves the server.
     Off,
-    /// What the server offers is mapped.
+    /// What the server offers is mapped, unless the host's CPU could leak other memory through it.
     #[default]
     On,
+    /// What the server offers is mapped on such a CPU too.
+    Force,
+}
+
+impl fmt::Display for BarMmap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BarMmap::Off => "off",
+            BarMmap::On => "on",
+            BarMmap::Force => "force",
+        })
+    }
 }
 
 impl BarMmap {
@@ -159,6 +175,8 @@ struct WireAttach {
     host: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     allow_no_reset: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    allow_noncoherent: bool,
     #[serde(default, skip_serializing_if = "BarMmap::is_default")]
     bar_mmap: BarMmap,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,6 +194,7 @@ impl WireAttach {
             id,
             host,
             allow_no_reset: options.allow_no_reset,
+            allow_noncoherent: options.allow_noncoherent,
             bar_mmap: options.bar_mmap,
             socket,
         }
@@ -184,6 +203,7 @@ impl WireAttach {
     fn options(&self) -> HostOptions {
         HostOptions {
             allow_no_reset: self.allow_no_reset,
+            allow_noncoherent: self.allow_noncoherent,
             bar_mmap: self.bar_mmap,
         }
     }

@@ -22,7 +22,8 @@ fn requests_golden_text() {
         host: "0000:1a:00.3".parse().unwrap(),
         options: HostOptions {
             allow_no_reset: true,
-            bar_mmap: BarMmap::Off,
+            allow_noncoherent: true,
+            bar_mmap: BarMmap::Force,
         },
     };
     let with_options = Request::Attach {
@@ -48,7 +49,7 @@ fn requests_golden_text() {
         ),
         (
             with_options,
-            r#"{"attach":{"number":7,"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"bar-mmap":"off"}}"#,
+            r#"{"attach":{"number":7,"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"allow-noncoherent":true,"bar-mmap":"force"}}"#,
         ),
         (
             socket,
@@ -84,6 +85,7 @@ fn requests_outside_the_closed_set_are_refused() {
         r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","socket":"/run/x.sock"}}"#,
         r#"{"attach":{"number":1,"id":"x","socket":"/run/x.sock","allow-no-reset":true}}"#,
         r#"{"attach":{"number":1,"id":"x","socket":"/run/x.sock","bar-mmap":"off"}}"#,
+        r#"{"attach":{"number":1,"id":"x","socket":"/run/x.sock","allow-noncoherent":true}}"#,
         r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","bar-mmap":"maybe"}}"#,
         r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","container":"/dev/vfio/vfio"}}"#,
         r#"{"release":{"number":1,"id":"x"}} {"release":{"number":2,"id":"y"}}"#,

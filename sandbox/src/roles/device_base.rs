@@ -1,8 +1,10 @@
 //! What every device server may do, whatever its device: serve connected sockets with threads that exist already.
 
+use std::os::fd::RawFd;
+
 use crate::mechanisms::seccomp::{Arg, Rule};
 
-use super::{Limit, Resource};
+use super::{Folder, Limit, Need, Resource};
 
 /// First argument of fcntl that matters is the command, the second.
 const COMMAND: u8 = 1;
@@ -32,26 +34,76 @@ pub fn limits(descriptors: u64, log_to_file: bool) -> Vec<Limit> {
     limits
 }
 
+/// Which descriptors may be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileMaps {
+    /// None: memory comes from nowhere but the allocator.
+    Never,
+    /// Shared memory that a client sends; for what it is needed.
+    Shared(&'static str),
+}
+
 /// System calls. No socket, connect, clone, execve, ptrace, prctl, io_uring; no dup2 and dup3, so that the numbers
 /// which roles pin stay what they are.
-pub fn rules() -> Vec<Rule> {
+pub fn rules(maps: FileMaps, folders: &[Folder]) -> Vec<Rule> {
     let mut rules = messages();
-    rules.extend(memory());
+    rules.extend(memory(maps));
     rules.extend(waiting());
     rules.extend(descriptors());
+    rules.extend(folders.iter().flat_map(folder_rules));
     // One filter allows what the other then refuses.
-    rules.extend(refused());
+    rules.extend(refused(&[], folders));
     rules
 }
 
 /// What is refused with EPERM instead of death: glibc itself tries it, at a moment that nobody chooses. When it gives the
 /// end of a thread's heap back it looks for /proc/sys/vm/overcommit_memory (malloc/arena.c, `shrink_heap`), and it lives
 /// well with a no.
-pub fn refused() -> Vec<Rule> {
-    vec![
+///
+/// Closing one of the `pinned` descriptors, or a folder, would free its number for another one. That is no reason to die
+/// either: the process does close them when it ends, after its last client, and exit does it then.
+pub fn refused(pinned: &[RawFd], folders: &[Folder]) -> Vec<Rule> {
+    let nodes = folders
+        .iter()
+        .filter(|folder| matches!(folder.need, Need::OpenNode(_)));
+    let elsewhere = nodes.fold(
         Rule::syscall(libc::SYS_openat, "allocator: the kernel's overcommit mode"),
-        Rule::syscall(libc::SYS_open, "allocator: the same, as older libcs ask"),
-    ]
+        |rule, folder| rule.arg(0, Arg::Differs(number(folder.number))),
+    );
+    let open = Rule::syscall(libc::SYS_open, "allocator: the same, as older libcs ask");
+    let folders = folders.iter().map(|folder| folder.number);
+    let close = pinned.iter().copied().chain(folders).map(|fd| {
+        Rule::syscall(
+            libc::SYS_close,
+            "numbers that rules name stay what they are",
+        )
+        .arg(0, Arg::Equals(number(fd)))
+    });
+    [elsewhere, open].into_iter().chain(close).collect()
+}
+
+/// A descriptor's number as an argument.
+pub fn number(fd: RawFd) -> u64 {
+    fd.unsigned_abs().into()
+}
+
+/// What is needed of a folder, on its number only. seccomp sees no names: they are Landlock's to restrict.
+fn folder_rules(folder: &Folder) -> Vec<Rule> {
+    let on = |call, why| Rule::syscall(call, why).arg(0, Arg::Equals(number(folder.number)));
+    match folder.need {
+        Need::RemoveFile => vec![
+            on(
+                libc::SYS_newfstatat,
+                "listener: is the socket's file still ours",
+            ),
+            on(libc::SYS_unlinkat, "listener: remove the socket's file").arg(2, Arg::Equals(0)),
+        ],
+        Need::OpenNode(_) => vec![
+            on(libc::SYS_openat, folder.why)
+                .arg(2, Arg::HasBits(O_RDWR))
+                .arg(2, Arg::WithoutBits(OTHER_OPEN_FLAGS)),
+        ],
+    }
 }
 
 fn messages() -> Vec<Rule> {
@@ -87,13 +139,18 @@ fn messages() -> Vec<Rule> {
     ]
 }
 
-fn memory() -> Vec<Rule> {
+fn memory(maps: FileMaps) -> Vec<Rule> {
     let no_exec = |rule: Rule| rule.arg(2, Arg::WithoutBits(PROT_EXEC));
-    vec![
-        no_exec(Rule::syscall(
-            libc::SYS_mmap,
-            "allocator; guest memory while MAP_DMA runs (type1)",
-        )),
+    let mmap = |why| no_exec(Rule::syscall(libc::SYS_mmap, why));
+    let mut rules = vec![mmap("allocator").arg(3, Arg::HasBits(MAP_ANONYMOUS))];
+    if let FileMaps::Shared(why) = maps {
+        rules.push(
+            mmap(why)
+                .arg(3, Arg::HasBits(MAP_SHARED))
+                .arg(3, Arg::WithoutBits(MAP_FIXED)),
+        );
+    }
+    rules.extend([
         no_exec(Rule::syscall(
             libc::SYS_mprotect,
             "allocator: grow an arena; a stack's guard page",
@@ -106,7 +163,8 @@ fn memory() -> Vec<Rule> {
             libc::SYS_sched_getaffinity,
             "allocator: how many arenas are worth having",
         ),
-    ]
+    ]);
+    rules
 }
 
 fn waiting() -> Vec<Rule> {
@@ -185,6 +243,13 @@ fn descriptors() -> Vec<Rule> {
 /// include/uapi/linux/fs.h; a file of VFIO has no such read.
 const RWF_NOWAIT: u64 = 8;
 const PROT_EXEC: u64 = libc::PROT_EXEC.unsigned_abs() as u64;
+const MAP_ANONYMOUS: u64 = libc::MAP_ANONYMOUS.unsigned_abs() as u64;
+const MAP_SHARED: u64 = libc::MAP_SHARED.unsigned_abs() as u64;
+const MAP_FIXED: u64 = libc::MAP_FIXED.unsigned_abs() as u64;
+const O_RDWR: u64 = libc::O_RDWR.unsigned_abs() as u64;
+/// Nothing is made, emptied or opened without rights; O_CLOEXEC and O_LARGEFILE may be set.
+const OTHER_OPEN_FLAGS: u64 =
+    !(libc::O_RDWR | libc::O_CLOEXEC | 0o100_000).unsigned_abs() as u64 & 0xffff_ffff;
 const SOL_SOCKET: u64 = libc::SOL_SOCKET.unsigned_abs() as u64;
 const AF_UNIX: u64 = libc::AF_UNIX.unsigned_abs() as u64;
 
@@ -204,7 +269,7 @@ mod tests {
             libc::SYS_rt_tgsigqueueinfo,
             libc::SYS_pidfd_send_signal,
         ];
-        for rule in rules() {
+        for rule in rules(FileMaps::Never, &[]) {
             assert!(
                 !signals.contains(&rule.syscall) || rule.arguments.contains(&(0, own)),
                 "{rule:?}"

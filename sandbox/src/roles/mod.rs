@@ -6,10 +6,9 @@ pub mod vmm;
 pub mod vfio;
 pub mod device_base;
 
-use std::os::fd::{OwnedFd, RawFd};
-
 use crate::mechanisms::seccomp::Rule;
 
+pub use crate::mechanisms::landlock::{Folder, Need};
 pub use crate::mechanisms::rlimits::{Limit, Resource};
 
 /// What one kind of process may do.
@@ -28,7 +27,7 @@ pub struct Power {
     pub role: &'static str,
     /// Resource limits, soft and hard.
     pub limits: Vec<Limit>,
-    /// Folders in which files may still be removed; nothing else of any file system is left. With one of them the user
+    /// Folders of which something is still needed; nothing else of any file system is left. With one of them the user
     /// stays who it is, without any capability: only the owner of a folder may remove what is in it.
     pub folders: Vec<Folder>,
 }
@@ -40,15 +39,4 @@ pub struct Calls {
     pub rules: Vec<Rule>,
     /// Of those, what is refused with EPERM.
     pub refused: Vec<Rule>,
-}
-
-/// A folder of which something is still needed.
-#[derive(Debug)]
-pub struct Folder {
-    /// A copy of the folder's descriptor.
-    pub fd: OwnedFd,
-    /// The number that stays usable.
-    pub number: RawFd,
-    /// What for.
-    pub why: &'static str,
 }

@@ -1,13 +1,16 @@
-//! The server of PCI devices through a VFIO group and a type1 container.
+//! The server of PCI devices through VFIO.
 //!
-//! seccomp sees numbers, not meanings: an ioctl is allowed by its number and, for the container and the group, on their
-//! descriptor numbers only. 0x3b71 is MAP_DMA on a container and PCI_HOT_RESET on a device, so the numbers matter.
+//! seccomp sees numbers, not meanings: an ioctl is allowed by its number and on its descriptor's number only, and so is reading
+//! and writing a device. 0x3b71 is MAP_DMA on a container and PCI_HOT_RESET on a device, so the numbers matter.
+//! Two kinds. With a type1 container guest memory is mapped while MAP_DMA runs. With iommufd the kernel maps it from its file:
+//! then no descriptor can be mapped at all, and IOAS_MAP, which would let the device reach this process's own memory, is not
+//! in the list.
 
 use std::os::fd::RawFd;
 
 use crate::mechanisms::seccomp::{Arg, Rule};
 
-use super::device_base;
+use super::device_base::{self, FileMaps, number};
 use super::{Calls, Folder, Limit, Power, Resource, Role};
 
 const VFIO_GROUP_GET_DEVICE_FD: u64 = 0x3b6a;
@@ -16,6 +19,10 @@ const VFIO_DEVICE_SET_IRQS: u64 = 0x3b6e;
 const VFIO_DEVICE_RESET: u64 = 0x3b6f;
 const VFIO_IOMMU_MAP_DMA: u64 = 0x3b71;
 const VFIO_IOMMU_UNMAP_DMA: u64 = 0x3b72;
+const VFIO_DEVICE_BIND_IOMMUFD: u64 = 0x3b76;
+const VFIO_DEVICE_ATTACH_IOMMUFD_PT: u64 = 0x3b77;
+const IOMMU_IOAS_UNMAP: u64 = 0x3b86;
+const IOMMU_IOAS_MAP_FILE: u64 = 0x3b8f;
 
 /// Descriptors that a device may need: MSI-X has 2048 vectors, each with an eventfd, and a new set is taken before
 /// the old one is let go.
@@ -24,122 +31,161 @@ const DESCRIPTORS_PER_DEVICE: u64 = 4200;
 const DESCRIPTORS: u64 = 64;
 
 /// What the server holds when it enters its sandbox.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VfioDescriptors {
-    /// Copies of /dev/vfio/vfio.
-    pub containers: Vec<RawFd>,
-    /// Copies of /dev/vfio/GROUP.
-    pub groups: Vec<RawFd>,
-    /// Whether standard error is a regular file.
-    pub log_to_file: bool,
+    /// The devices. Their numbers stay.
+    pub devices: Vec<RawFd>,
+    /// What maps memory for their DMA.
+    pub iommu: IommuDescriptor,
+    /// Where a device is opened anew from.
+    pub renewal: Renewal,
 }
 
-/// The role. `locked_bytes`: guest memory that will be pinned, if that is known. `devices`: how many it serves.
+/// What maps memory for DMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IommuDescriptor {
+    /// A copy of /dev/vfio/vfio.
+    Type1(RawFd),
+    /// A copy of /dev/iommu.
+    Iommufd(RawFd),
+}
+
+/// Where a device is opened anew from for each further client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// There is one client only.
+    Never,
+    /// /dev/vfio/GROUP.
+    Group(RawFd),
+    /// Its own node; the folder is among the role's folders.
+    Node,
+}
+
+/// The role. `locked_bytes`: guest memory that will be pinned, if that is known. `log_to_file`: standard error is a regular
+/// file.
 pub fn role(
     descriptors: &VfioDescriptors,
-    devices: u64,
     locked_bytes: Option<u64>,
+    log_to_file: bool,
     folders: Vec<Folder>,
 ) -> Role {
+    let devices = u64::try_from(descriptors.devices.len()).unwrap_or(u64::MAX);
     let mut limits = device_base::limits(
-        DESCRIPTORS + devices.saturating_mul(DESCRIPTORS_PER_DEVICE),
-        descriptors.log_to_file,
+        DESCRIPTORS.saturating_add(devices.saturating_mul(DESCRIPTORS_PER_DEVICE)),
+        log_to_file,
     );
     limits.push(Limit {
         resource: Resource::Memlock,
         value: locked_bytes,
         why: "DMA maps pin guest memory, and nothing else is locked",
     });
-    let mut rules = device_base::rules();
-    rules.extend(device_rules());
-    rules.extend(pinned_rules(descriptors));
-    rules.extend(
-        folders
-            .iter()
-            .flat_map(|folder| folder_rules(folder.number)),
-    );
+    let maps = match descriptors.iommu {
+        IommuDescriptor::Type1(_) => FileMaps::Shared("dma: guest memory while MAP_DMA runs"),
+        IommuDescriptor::Iommufd(_) => FileMaps::Never,
+    };
+    let mut rules = device_base::rules(maps, &folders);
+    rules.extend(iommu_rules(descriptors.iommu));
+    rules.extend(descriptors.devices.iter().flat_map(|fd| device_rules(*fd)));
+    rules.extend(renewal_rules(descriptors));
+    let pinned: Vec<RawFd> = pinned(descriptors);
+    rules.extend(device_base::refused(&pinned, &folders));
+    let refused = device_base::refused(&pinned, &folders);
     Role {
         power: Power {
             role: "vfio",
             limits,
             folders,
         },
-        calls: Calls {
-            rules,
-            refused: refused_rules(descriptors),
-        },
+        calls: Calls { rules, refused },
     }
 }
 
-/// What removing a socket's file takes, in this folder only.
-fn folder_rules(folder: RawFd) -> [Rule; 2] {
-    let pinned =
-        |call, why| Rule::syscall(call, why).arg(0, Arg::Equals(folder.unsigned_abs().into()));
-    [
-        pinned(
-            libc::SYS_newfstatat,
-            "listener: is the socket's file still ours",
-        ),
-        pinned(libc::SYS_unlinkat, "listener: remove the socket's file").arg(2, Arg::Equals(0)),
-    ]
+fn ioctl(fd: RawFd, command: u64, why: &'static str) -> Rule {
+    Rule::syscall(libc::SYS_ioctl, why)
+        .arg(0, Arg::Equals(number(fd)))
+        .arg(1, Arg::Equals(command))
 }
 
-fn device_rules() -> Vec<Rule> {
-    let ioctl = |number, why| Rule::syscall(libc::SYS_ioctl, why).arg(1, Arg::Equals(number));
-    vec![
-        ioctl(VFIO_DEVICE_SET_IRQS, "irqs: connect eventfds to vectors"),
+fn iommu_rules(iommu: IommuDescriptor) -> [Rule; 2] {
+    let (into, out) = ("dma: guest memory into the IOMMU", "dma: and out of it");
+    match iommu {
+        IommuDescriptor::Type1(fd) => [
+            ioctl(fd, VFIO_IOMMU_MAP_DMA, into),
+            ioctl(fd, VFIO_IOMMU_UNMAP_DMA, out),
+        ],
+        IommuDescriptor::Iommufd(fd) => [
+            ioctl(fd, IOMMU_IOAS_MAP_FILE, into),
+            ioctl(fd, IOMMU_IOAS_UNMAP, out),
+        ],
+    }
+}
+
+fn device_rules(fd: RawFd) -> [Rule; 4] {
+    let on = |call, why| Rule::syscall(call, why).arg(0, Arg::Equals(number(fd)));
+    [
         ioctl(
-            VFIO_DEVICE_RESET,
-            "reset: between clients and when the guest asks",
+            fd,
+            VFIO_DEVICE_SET_IRQS,
+            "irqs: connect eventfds to vectors",
         ),
-        ioctl(VFIO_DEVICE_GET_INFO, "device: for the next client"),
-        Rule::syscall(
+        ioctl(fd, VFIO_DEVICE_RESET, "reset: when the guest asks"),
+        on(
             libc::SYS_pread64,
             "regions: trapped reads of BARs, config space and ROM",
         ),
-        Rule::syscall(
+        on(
             libc::SYS_pwrite64,
             "regions: trapped writes of BARs and config space",
         ),
     ]
 }
 
-fn pinned_rules(descriptors: &VfioDescriptors) -> Vec<Rule> {
-    let on = |fd: RawFd, number, why| {
-        let fd = Arg::Equals(fd.unsigned_abs().into());
-        Rule::syscall(libc::SYS_ioctl, why)
-            .arg(0, fd)
-            .arg(1, Arg::Equals(number))
-    };
+fn renewal_rules(descriptors: &VfioDescriptors) -> Vec<Rule> {
     let mut rules = Vec::new();
-    for container in &descriptors.containers {
-        rules.push(on(
-            *container,
-            VFIO_IOMMU_MAP_DMA,
-            "dma: guest memory into the IOMMU",
-        ));
-        rules.push(on(*container, VFIO_IOMMU_UNMAP_DMA, "dma: and out of it"));
+    if descriptors.renewal == Renewal::Never {
+        return rules;
     }
-    for group in &descriptors.groups {
-        rules.push(on(
-            *group,
+    if let Renewal::Group(group) = descriptors.renewal {
+        rules.push(ioctl(
+            group,
             VFIO_GROUP_GET_DEVICE_FD,
-            "device: reopened for the next client",
+            "renewal: open the device",
         ));
+    }
+    for fd in descriptors.devices.iter().copied() {
+        rules.push(
+            Rule::syscall(libc::SYS_dup3, "renewal: the device keeps its number")
+                .arg(1, Arg::Equals(number(fd)))
+                .arg(2, Arg::Equals(O_CLOEXEC)),
+        );
+        rules.push(ioctl(fd, VFIO_DEVICE_GET_INFO, "renewal: was it reset"));
+        if descriptors.renewal == Renewal::Node {
+            rules.push(ioctl(
+                fd,
+                VFIO_DEVICE_BIND_IOMMUFD,
+                "renewal: open the device",
+            ));
+            rules.push(ioctl(
+                fd,
+                VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+                "renewal: its DMA through our address space",
+            ));
+        }
     }
     rules
 }
 
-/// Closing one of these would free its number for another descriptor. Refused with an error, not with death: the
-/// process does close them when it ends, after its last client, and exit does it then.
-fn refused_rules(descriptors: &VfioDescriptors) -> Vec<Rule> {
-    let pinned = descriptors.containers.iter().chain(&descriptors.groups);
-    let refused = pinned.map(|fd| {
-        Rule::syscall(
-            libc::SYS_close,
-            "the numbers of container and group stay theirs",
-        )
-        .arg(0, Arg::Equals(fd.unsigned_abs().into()))
-    });
-    refused.chain(device_base::refused()).collect()
+/// Every number that a rule names.
+fn pinned(descriptors: &VfioDescriptors) -> Vec<RawFd> {
+    let iommu = match descriptors.iommu {
+        IommuDescriptor::Type1(fd) | IommuDescriptor::Iommufd(fd) => fd,
+    };
+    let group = match descriptors.renewal {
+        Renewal::Group(fd) => Some(fd),
+        Renewal::Never | Renewal::Node => None,
+    };
+    let devices = descriptors.devices.iter().copied();
+    devices.chain([iommu]).chain(group).collect()
 }
+
+const O_CLOEXEC: u64 = libc::O_CLOEXEC.unsigned_abs() as u64;

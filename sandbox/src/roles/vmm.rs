@@ -147,7 +147,7 @@ pub fn calls(thread: Thread, late: RawFd) -> Calls {
 
 /// What is refused with EPERM.
 fn refused(late: u64) -> Vec<Rule> {
-    let mut rules = super::device_base::refused();
+    let mut rules = super::device_base::refused(&[], &[]);
     rules.extend(parts::kept_descriptors(late));
     rules
 }

@@ -10,7 +10,7 @@ pub use protocol::supervisor::{BarMmap, HostOptions};
 use serde::{Deserialize, Serialize};
 
 use super::place::{Place, whole_number};
-use super::property_list::{PropertyError, PropertyList};
+use super::property_list::{PropertyError, PropertyList, SwitchOr};
 use super::root_port::{self, RootPortConfig};
 use super::{ConfigError, json};
 
@@ -229,12 +229,16 @@ fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, 
 
 /// How a host device may be served, in `-device`, `device_add` and `-device-policy`.
 pub(super) fn host_options(properties: &mut PropertyList) -> Result<HostOptions, PropertyError> {
-    let bar_mmap = match properties.take_switch("bar-mmap")? {
-        Some(false) => BarMmap::Off,
-        Some(true) | None => BarMmap::On,
+    let bar_mmap = match properties.take_switch_or("bar-mmap", "force")? {
+        None | Some(SwitchOr::On) => BarMmap::On,
+        Some(SwitchOr::Off) => BarMmap::Off,
+        Some(SwitchOr::Word) => BarMmap::Force,
     };
     Ok(HostOptions {
         allow_no_reset: properties.take_switch("allow-no-reset")?.unwrap_or(false),
+        allow_noncoherent: properties
+            .take_switch("allow-noncoherent")?
+            .unwrap_or(false),
         bar_mmap,
     })
 }

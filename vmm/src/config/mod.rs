@@ -32,6 +32,7 @@ pub mod properties;
 pub mod json;
 pub mod property_list;
 pub mod size;
+pub mod iommu;
 pub mod fds;
 
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ pub use device::{
     BarMmap, DeviceConfig, HostOptions, OnFailure, VfioCommon, VfioPciConfig, VfioUserConfig,
 };
 pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
+pub use iommu::IommuBackend;
 pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};
 pub use monitor::MonitorConfig;
@@ -80,8 +82,12 @@ pub struct Config {
     pub name: Option<String>,
     /// `-no-reboot`: a guest reset ends the machine.
     pub no_reboot: bool,
+    /// `-iommu-backend`.
+    pub iommu_backend: IommuBackend,
     /// `-D`, `-log-format`, `-log-level`.
     pub log: LogConfig,
+    /// Not an option: whether the host's CPU could leak memory through mapped BARs, as the supervisor found.
+    pub bars_leak: bool,
 }
 
 /// The command line does not describe a machine. Each text names the option and what to write instead.

@@ -64,7 +64,7 @@ fn refuse(option: &str, error: PropertyError) -> ConfigError {
     ConfigError::option("device-policy", option, error)
 }
 
-/// `allow-host=ADDRESS[,allow-no-reset=on][,bar-mmap=off]` or `allow-socket=PATH`.
+/// `allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force]` or `allow-socket=PATH`.
 fn rule(text: &str) -> Result<PolicyRule, PropertyError> {
     let mut properties = PropertyList::parse_with_head_key(text, "rule")?;
     let (host, socket, image) = (

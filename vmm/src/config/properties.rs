@@ -23,6 +23,8 @@ pub enum Kind {
     Text,
     /// `on` or `off`; true or false in JSON.
     Switch,
+    /// `on`, `off` or one word more; true or false in JSON for the first two.
+    SwitchOrWord,
     /// A whole number.
     Number,
     /// Bytes, with a unit if wanted.
@@ -35,7 +37,7 @@ impl Kind {
     /// As QEMU's `device-list-properties` calls it.
     pub fn type_name(self) -> &'static str {
         match self {
-            Kind::Text => "str",
+            Kind::Text | Kind::SwitchOrWord => "str",
             Kind::Switch => "bool",
             Kind::Number => "uint32",
             Kind::Size => "size",
@@ -148,15 +150,22 @@ const SOCKET: &[Property] = &[property(
 const VFIO: &[Property] = &[
     property(
         "bar-mmap",
-        Kind::Switch,
-        ON_OFF,
-        "map its BARs into the guest (on, the default) or send every access to the server",
+        Kind::SwitchOrWord,
+        "on|off|force",
+        "map its BARs into the guest (on, the default), send every access to the server (off), or map them even on a CPU that \
+         could leak memory through them (force)",
     ),
     property(
         "allow-no-reset",
         Kind::Switch,
         ON_OFF,
         "take a device that cannot be reset; off by default",
+    ),
+    property(
+        "allow-noncoherent",
+        Kind::Switch,
+        ON_OFF,
+        "take a device whose DMA may bypass caches that the guest cannot bypass; off by default",
     ),
     property(
         "unplug-timeout",

@@ -20,6 +20,17 @@ pub struct PropertyList {
     asked: Vec<&'static str>,
 }
 
+/// The value of a switch that has one value more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwitchOr {
+    /// `on`.
+    On,
+    /// `off`.
+    Off,
+    /// The other one.
+    Word,
+}
+
 /// A property list that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PropertyError(pub String);
@@ -108,6 +119,21 @@ impl PropertyList {
     /// Takes a switch: on, off, true, false, yes or no.
     pub fn take_switch(&mut self, key: &'static str) -> Result<Option<bool>, PropertyError> {
         self.take(key).map(|value| switch(key, &value)).transpose()
+    }
+
+    /// Takes an on/off switch that may also have one other value.
+    pub fn take_switch_or(
+        &mut self,
+        key: &'static str,
+        word: &'static str,
+    ) -> Result<Option<SwitchOr>, PropertyError> {
+        let value = self.take(key);
+        if value.as_deref() == Some(word) {
+            return Ok(Some(SwitchOr::Word));
+        }
+        let switch = value.map(|value| switch(key, &value)).transpose();
+        let switch = switch.map_err(|error| PropertyError(format!("{}, or {word}", error.0)))?;
+        Ok(switch.map(|on| if on { SwitchOr::On } else { SwitchOr::Off }))
     }
 
     /// Ends the reading: anything not taken is unknown.

@@ -263,7 +263,9 @@ fn parse(given: Map<String, Value>) -> Result<DeviceConfig, QmpError> {
         };
         let (fits, expected) = match property.kind {
             Kind::Text => (value.is_string(), "string"),
-            Kind::Switch => (value.is_boolean() || value.is_string(), "boolean"),
+            Kind::Switch | Kind::SwitchOrWord => {
+                (value.is_boolean() || value.is_string(), "boolean")
+            }
             Kind::Number | Kind::Size => (value.is_u64() || value.is_string(), "integer"),
             Kind::Socket => (value.is_object() || value.is_string(), "string"),
         };

@@ -78,7 +78,7 @@ impl Board {
             pio: layout::PIO,
         };
         let pci = PciHost::new(windows, &spaces)?;
-        let services = VmServices::new(&vm, &spaces, &ram, windows);
+        let services = VmServices::new(&vm, &spaces, &ram, windows, config.bars_leak);
         let events = Arc::new(EventLoop::new().map_err(io("Create the event loop"))?);
         let supervisor = inherited
             .control

@@ -1,12 +1,10 @@
-//! Host devices by their IOMMU group, as sysfs has them, and the VFIO nodes of a group.
+//! Host devices by their IOMMU group, as sysfs has them, and what sysfs shows that keeps them from being passed.
 //!
-//! One device server serves one group. Nothing here is an ioctl: whether a group is viable and what a device can do is
-//! the device server's to find out; this only tells early what sysfs shows at once.
+//! One device server serves one group. What the kernel says only to an ioctl, such as what a device can do, is the device
+//! server's to find out.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use protocol::pci::PciAddress;
@@ -16,6 +14,8 @@ use protocol::supervisor::HostOptions;
 pub(super) const SYSFS: &str = "/sys";
 /// Where the VFIO nodes are.
 pub(super) const VFIO_NODES: &str = "/dev/vfio";
+/// Modules of which one programs the IOMMU.
+const IOMMU_MODULES: [&str; 2] = ["vfio_iommu_type1", "iommufd"];
 /// What a driver that serves VFIO has in its name (vfio-pci, mlx5_vfio_pci, nvgrace_gpu_vfio_pci).
 const VFIO_DRIVER: &str = "vfio";
 
@@ -75,6 +75,24 @@ pub(super) enum HostError {
         first: String,
         second: String,
     },
+    #[error(
+        "host device {host} (id {id}) has no node of its own below /dev/vfio/devices, which Linux has since 6.6 with \
+         CONFIG_VFIO_DEVICE_CDEV: start the VM with -iommu-backend type1"
+    )]
+    NoDeviceNode { id: String, host: PciAddress },
+    #[error(
+        "group {group} ({hosts}) is not viable: {blockers}; bind it to vfio-pci or pass it too"
+    )]
+    NotViable {
+        group: u32,
+        hosts: String,
+        blockers: String,
+    },
+    #[error(
+        "{module} is loaded with allow_unsafe_interrupts=Y, which lets {hosts} send any interrupt to the host: not passed; \
+         write N to /sys/module/{module}/parameters/allow_unsafe_interrupts"
+    )]
+    UnsafeInterrupts { module: &'static str, hosts: String },
     #[error("read {path}")]
     Sysfs {
         path: PathBuf,
@@ -108,6 +126,13 @@ impl HostGroup {
             .all(|device| device.options.allow_no_reset)
     }
 
+    /// Whether its server may serve devices whose DMA may bypass caches: likewise.
+    pub(super) fn allow_noncoherent(&self) -> bool {
+        self.devices
+            .iter()
+            .all(|device| device.options.allow_noncoherent)
+    }
+
     /// The addresses, for messages.
     pub(super) fn hosts(&self) -> String {
         let hosts: Vec<String> = self
@@ -116,39 +141,6 @@ impl HostGroup {
             .map(|device| device.host.to_string())
             .collect();
         hosts.join(", ")
-    }
-
-    /// Opens the container and the group node. Every ioctl on them is the device server's.
-    pub(super) fn open_nodes(&self) -> Result<(OwnedFd, OwnedFd), HostError> {
-        let group = self.open_node(&Path::new(VFIO_NODES).join(self.number.to_string()))?;
-        let container = self.open_node(&Path::new(VFIO_NODES).join("vfio"))?;
-        Ok((container, group))
-    }
-
-    fn open_node(&self, path: &Path) -> Result<OwnedFd, HostError> {
-        let source = match File::options().read(true).write(true).open(path) {
-            Ok(file) => return Ok(file.into()),
-            Err(error) => error,
-        };
-        let (path, hosts) = (path.to_owned(), self.hosts());
-        if source.kind() == io::ErrorKind::ResourceBusy {
-            return Err(HostError::Busy {
-                path,
-                group: self.number,
-                hosts,
-            });
-        }
-        let advice = if source.kind() == io::ErrorKind::NotFound {
-            "load the VFIO modules: `modprobe vfio-pci vfio_iommu_type1`"
-        } else {
-            "run as root, or make this user the owner of the node"
-        };
-        Err(HostError::Node {
-            path,
-            hosts,
-            advice,
-            source,
-        })
     }
 }
 
@@ -175,7 +167,54 @@ pub(super) fn by_group(sysfs: &Path, devices: &[HostDevice]) -> Result<Vec<HostG
         });
         group.devices.push(device.clone());
     }
-    Ok(groups.into_values().collect())
+    let groups: Vec<HostGroup> = groups.into_values().collect();
+    for group in &groups {
+        check_interrupts(sysfs, group)?;
+        check_viable(sysfs, group)?;
+    }
+    Ok(groups)
+}
+
+/// The operator must not have turned off the kernel's check that devices cannot forge interrupts.
+fn check_interrupts(sysfs: &Path, group: &HostGroup) -> Result<(), HostError> {
+    for module in IOMMU_MODULES {
+        let parameter = sysfs.join(format!(
+            "module/{module}/parameters/allow_unsafe_interrupts"
+        ));
+        if std::fs::read_to_string(parameter).is_ok_and(|value| value.trim() == "Y") {
+            let hosts = group.hosts();
+            return Err(HostError::UnsafeInterrupts { module, hosts });
+        }
+    }
+    Ok(())
+}
+
+/// No device of the group may be the host's.
+fn check_viable(sysfs: &Path, group: &HostGroup) -> Result<(), HostError> {
+    let folder = sysfs.join(format!("kernel/iommu_groups/{}/devices", group.number));
+    let mut blockers = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if let Some(driver) = link_name(&entry.path().join("driver"))?
+            && !leaves_dma_alone(&driver)
+        {
+            let device = entry.file_name().to_string_lossy().into_owned();
+            blockers.push(format!("{device} is bound to {driver}"));
+        }
+    }
+    if blockers.is_empty() {
+        return Ok(());
+    }
+    blockers.sort();
+    Err(HostError::NotViable {
+        group: group.number,
+        hosts: group.hosts(),
+        blockers: blockers.join(", "),
+    })
+}
+
+/// Whether devices with this driver do not keep their group from VFIO (Linux `Documentation/driver-api/vfio.rst`).
+fn leaves_dma_alone(driver: &str) -> bool {
+    driver.contains(VFIO_DRIVER) || matches!(driver, "pci-stub" | "pcieport" | "shpchp")
 }
 
 /// A policy that names a device which is not there is a typing error that nobody would see otherwise.

@@ -12,7 +12,8 @@
 //! | `vmm_process` | how the VMM is stopped |
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
 //! | `confinement` | what of a child's sandbox its parent has to make |
-//! | `hosts` | which IOMMU group, is it ours to pass |
+//! | `hosts`, `nodes` | which IOMMU group, is it ours to pass; its VFIO nodes |
+//! | `host_cpu` | may guests map BARs on this host |
 //! | `open`, `socket_file`, `connect` | files, serial sockets, other people's device servers |
 //! | `monitors` | where QMP clients connect |
 //! | `signals`, `terminal`, `deadline` | who asks to end; the terminal afterwards; how long for what |
@@ -31,7 +32,9 @@ mod spawn;
 mod confinement;
 mod ready;
 mod programs;
+mod nodes;
 mod hosts;
+mod host_cpu;
 mod open;
 mod monitors;
 mod socket_file;
@@ -97,7 +100,7 @@ pub fn supervise(config: Config) -> ExitCode {
     }
 }
 
-fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
+fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     // 1. Signals first: from here on they are events, and nothing that was started is left behind by one.
     let signals = Signals::block().map_err(SuperviseError::Signals)?;
     sandbox::sys::make_children_waitable().map_err(SuperviseError::Signals)?;
@@ -111,8 +114,14 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
             "bulkhead-vmm: -sandbox off: whoever takes over one of this VM's processes has all that this user has"
         );
     }
-    // 3. Look at every host device before anything is opened or started.
+    // 3. Look at every host device, and at the host's CPU, before anything is opened or started.
     let groups = hosts::by_group(Path::new(hosts::SYSFS), &host_devices(&config))?;
+    let release = rustix::system::uname();
+    let bars_leak = host_cpu::bars_leak(
+        Path::new(hosts::SYSFS),
+        &release.release().to_string_lossy(),
+    );
+    config.bars_leak = bars_leak.is_some();
     // 4. Open files. Socket files go away when this function returns.
     let mut socket_files = Vec::new();
     let mut files = open::open(&config, &mut socket_files)?;
@@ -125,6 +134,8 @@ fn run(config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         programs,
         log: config.log.clone(),
         memory_bytes: config.memory.size_bytes,
+        iommu_backend: config.iommu_backend,
+        bars_leak,
         log_file,
         confinement,
     };

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use protocol::pci::PciAddress;
-use protocol::supervisor::{HostOptions, Target};
+use protocol::supervisor::{BarMmap, HostOptions, Target};
 
 use crate::config::{Config, DeviceConfig, PolicyRule};
 
@@ -30,9 +30,15 @@ pub(super) enum Denied {
     )]
     NoReset(PciAddress),
     #[error(
-        "the BARs of host device {0} may not be mapped: start the VM with -device-policy allow-host={0},bar-mmap=on"
+        "host device {0} may not be passed if its DMA bypasses caches: start the VM with -device-policy \
+         allow-host={0},allow-noncoherent=on"
     )]
-    BarMmap(PciAddress),
+    Noncoherent(PciAddress),
+    #[error(
+        "the BARs of host device {host} may not be mapped with bar-mmap={asked}: start the VM with -device-policy \
+         allow-host={host},bar-mmap={asked}"
+    )]
+    BarMmap { host: PciAddress, asked: BarMmap },
     #[error(
         "socket {0} is not one that this VM may have: start the VM with -device-policy allow-socket={0}"
     )]
@@ -71,6 +77,7 @@ impl Policy {
     fn allow(&mut self, host: PciAddress, options: HostOptions) {
         let allowed = self.hosts.entry(host).or_insert(options);
         allowed.allow_no_reset |= options.allow_no_reset;
+        allowed.allow_noncoherent |= options.allow_noncoherent;
         allowed.bar_mmap = allowed.bar_mmap.max(options.bar_mmap);
     }
 
@@ -82,8 +89,14 @@ impl Policy {
                 if options.allow_no_reset && !allowed.allow_no_reset {
                     return Err(Denied::NoReset(*host));
                 }
+                if options.allow_noncoherent && !allowed.allow_noncoherent {
+                    return Err(Denied::Noncoherent(*host));
+                }
                 if options.bar_mmap > allowed.bar_mmap {
-                    return Err(Denied::BarMmap(*host));
+                    return Err(Denied::BarMmap {
+                        host: *host,
+                        asked: options.bar_mmap,
+                    });
                 }
                 Ok(())
             }
@@ -95,16 +108,23 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
-    use protocol::supervisor::BarMmap;
-
     use super::*;
 
     const PLAIN: HostOptions = HostOptions {
         allow_no_reset: false,
+        allow_noncoherent: false,
         bar_mmap: BarMmap::On,
     };
     const NO_RESET: HostOptions = HostOptions {
         allow_no_reset: true,
+        ..PLAIN
+    };
+    const NONCOHERENT: HostOptions = HostOptions {
+        allow_noncoherent: true,
+        ..PLAIN
+    };
+    const FORCED: HostOptions = HostOptions {
+        bar_mmap: BarMmap::Force,
         ..PLAIN
     };
     const TRAPPED: HostOptions = HostOptions {
@@ -160,6 +180,14 @@ mod tests {
             (
                 host("0000:00:04.0", NO_RESET),
                 "allow-host=0000:00:04.0,allow-no-reset=on",
+            ),
+            (
+                host("0000:00:04.0", NONCOHERENT),
+                "allow-host=0000:00:04.0,allow-noncoherent=on",
+            ),
+            (
+                host("0000:00:04.0", FORCED),
+                "allow-host=0000:00:04.0,bar-mmap=force",
             ),
             (
                 host("0000:00:06.0", PLAIN),

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::supervisor::ControlSocket;
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
@@ -13,11 +13,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sandbox::prepare::{Child, ChildProcess, PrepareError};
 
 use crate::config::{
-    BarMmap, Config, DeviceSocket, FdTable, LogConfig, LogFormat, STAGE_VMM, SerialFds, StageConfig,
+    BarMmap, Config, DeviceSocket, FdTable, IommuBackend, LogConfig, LogFormat, STAGE_VMM,
+    SerialFds, StageConfig,
 };
 
 use super::confinement::{Confinement, ConfinementError};
-use super::hosts::{HostError, HostGroup};
+use super::hosts::{HostDevice, HostError, HostGroup, SYSFS};
+use super::nodes;
 use super::open::OpenFiles;
 use super::programs::{ProgramMissing, Programs};
 use super::ready::ReadyPipe;
@@ -72,6 +74,10 @@ pub(super) struct Spawner {
     pub(super) log: LogConfig,
     /// How much memory the guest has.
     pub(super) memory_bytes: u64,
+    /// Which way to the IOMMU servers take.
+    pub(super) iommu_backend: IommuBackend,
+    /// Why BARs should not be mapped on this host, if so.
+    pub(super) bars_leak: Option<String>,
     /// Where the log of the children goes, if that is not the supervisor's standard error.
     pub(super) log_file: Option<OwnedFd>,
     pub(super) confinement: Confinement,
@@ -81,14 +87,22 @@ impl Spawner {
     /// Starts the device server of a group.
     pub(super) fn device_server(&self, group: &HostGroup) -> Result<StartedServer, SpawnError> {
         let program = self.programs.device_server.clone()?;
-        let (container, group_fd) = group.open_nodes()?;
+        let nodes = nodes::open(Path::new(SYSFS), group, self.iommu_backend)?;
         let (ready, ready_writer) = ReadyPipe::new().map_err(set_up("make a pipe"))?;
         let mut list = FdList::default();
         let mut args: Vec<OsString> = vec!["vfio".into()];
         let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
         option("--ready-fd", list.add(ready_writer).to_string());
-        option("--container-fd", list.add(container).to_string());
-        option("--group-fd", list.add(group_fd).to_string());
+        option("--iommu-backend", self.iommu_backend.to_string());
+        if let Some((container, group_fd)) = nodes.group {
+            option("--container-fd", list.add(container).to_string());
+            option("--group-fd", list.add(group_fd).to_string());
+        }
+        let (iommufd, device_nodes) = nodes.iommufd.unzip();
+        if let Some(iommufd) = iommufd {
+            option("--iommufd-fd", list.add(iommufd).to_string());
+        }
+        let mut device_nodes = device_nodes.into_iter().flatten();
         let locked = self.memory_bytes.saturating_add(LOCKED_BESIDE_MEMORY_BYTES);
         option("--max-locked-memory", locked.to_string());
         option("--log-level", self.log.level.clone());
@@ -98,13 +112,19 @@ impl Spawner {
             let (ours, theirs) = socket_pair()?;
             option("--host", device.host.to_string());
             option("--socket-fd", list.add(theirs).to_string());
-            if device.options.bar_mmap == BarMmap::Off {
+            if let Some(node) = device_nodes.next() {
+                option("--device-fd", list.add(node).to_string());
+            }
+            if !self.maps_bars(device) {
                 option("--bar-mmap", "off".to_owned());
             }
             sockets.push(ours);
         }
         if group.allow_no_reset() {
             args.push("--allow-no-reset".into());
+        }
+        if group.allow_noncoherent() {
+            args.push("--allow-noncoherent".into());
         }
         let birth = self.confinement.birth()?;
         let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
@@ -129,6 +149,25 @@ impl Spawner {
             ready,
             sockets,
         })
+    }
+
+    /// Whether the VMM may map the BARs of a device. If the host keeps it from that, the operator is told why.
+    fn maps_bars(&self, device: &HostDevice) -> bool {
+        let Some(reason) = &self.bars_leak else {
+            return device.options.bar_mmap != BarMmap::Off;
+        };
+        let HostDevice { id, host, .. } = device;
+        match device.options.bar_mmap {
+            BarMmap::Off => false,
+            BarMmap::On => {
+                tracing::warn!(device = id, %host, reason, "BARs are trapped; bar-mmap=force maps them all the same");
+                false
+            }
+            BarMmap::Force => {
+                tracing::warn!(device = id, %host, reason, "BARs are mapped, by bar-mmap=force");
+                true
+            }
+        }
     }
 
     /// Starts stage 2 with everything that was opened. Returns it and the supervisor's end of its control socket.

@@ -15,7 +15,8 @@ use rustix::process::{Pid, Signal};
 use sandbox::prepare::Child;
 
 use crate::config::{
-    LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig, SerialConfig, StageConfig,
+    IommuBackend, LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig, SerialConfig,
+    StageConfig,
 };
 
 use super::*;
@@ -43,11 +44,8 @@ impl Scratch {
     /// Programs whose VMM is this script; it runs in the folder.
     fn programs(&self, script: &str) -> Programs {
         let vmm = self.path("vmm");
-        fs::write(
-            &vmm,
-            format!("#!/bin/sh\ncd {}\n{script}\n", self.0.display()),
-        )
-        .unwrap();
+        let script = format!("#!/bin/sh\ncd {}\n{script}\n", self.0.display());
+        fs::write(&vmm, script).unwrap();
         fs::set_permissions(&vmm, fs::Permissions::from_mode(0o700)).unwrap();
         Programs {
             vmm,
@@ -75,6 +73,8 @@ impl Scratch {
             sandbox: sandbox_off(),
             name: None,
             no_reboot: false,
+            iommu_backend: IommuBackend::Type1,
+            bars_leak: false,
             log: log_config(),
         }
     }
@@ -102,6 +102,8 @@ fn watch(policy: Policy) -> Watch {
     let spawner = Spawner {
         programs: Programs::find(),
         log: log_config(),
+        iommu_backend: IommuBackend::Type1,
+        bars_leak: None,
         memory_bytes: 64 << 20,
         log_file: None,
         confinement: Confinement::new(&sandbox_off()).unwrap(),

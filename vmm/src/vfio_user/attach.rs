@@ -120,10 +120,7 @@ fn steps(
     // 6. BAR areas. Their descriptors are closed when this returns.
     let (reset, num_irqs) = (description.info.reset, description.info.num_irqs);
     let (msix, irqs) = (description.capabilities.msix, description.irqs);
-    let areas = match common.options.bar_mmap {
-        BarMmap::On => map_all(description, &reserved).map_err(AttachCause::Map)?,
-        BarMmap::Off => Vec::new(),
-    };
+    let areas = map_allowed(common, services, description, &reserved).map_err(AttachCause::Map)?;
     let VmServices {
         vm,
         spaces,
@@ -153,6 +150,26 @@ fn steps(
         config: registers,
     };
     Ok(VfioUserFunction::new(parts))
+}
+
+/// Maps what the operator and the host's CPU let it.
+fn map_allowed(
+    common: &VfioCommon,
+    services: &VmServices,
+    description: Description,
+    reserved: &[(u8, Range<u64>)],
+) -> Result<Vec<Area>, MapError> {
+    match common.options.bar_mmap {
+        BarMmap::Off => Ok(Vec::new()),
+        BarMmap::On if services.bars_leak => {
+            tracing::warn!(
+                device = common.id,
+                "BARs are trapped, as the host's CPU could leak memory through mapped ones"
+            );
+            Ok(Vec::new())
+        }
+        BarMmap::On | BarMmap::Force => map_all(description, reserved),
+    }
 }
 
 /// What of the BARs this process answers itself.

@@ -62,6 +62,8 @@ pub struct VmServices {
     pub ram: Arc<GuestRam>,
     /// Where BARs may be.
     pub windows: PciWindows,
+    /// Whether the host's CPU could leak memory through mapped BARs.
+    pub bars_leak: bool,
 }
 
 impl VmServices {
@@ -71,6 +73,7 @@ impl VmServices {
         spaces: &Arc<AddressSpaces>,
         ram: &Arc<GuestRam>,
         windows: PciWindows,
+        bars_leak: bool,
     ) -> VmServices {
         let (vm, spaces, ram) = (Arc::clone(vm), Arc::clone(spaces), Arc::clone(ram));
         VmServices {
@@ -78,6 +81,7 @@ impl VmServices {
             spaces,
             ram,
             windows,
+            bars_leak,
         }
     }
 }

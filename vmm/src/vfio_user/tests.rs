@@ -72,7 +72,7 @@ impl Machine {
         vm.memory_slots().map_ram(&ram).unwrap();
         let spaces = Arc::new(AddressSpaces::default());
         Machine {
-            services: VmServices::new(&vm, &spaces, &ram, WINDOWS),
+            services: VmServices::new(&vm, &spaces, &ram, WINDOWS, false),
         }
     }
 

@@ -1,8 +1,7 @@
-//! Which client memory the devices of the group reach: the IOMMU mappings of the group's one type1v2 container.
+//! Which client memory the devices of the group reach, and who asked for it.
 //!
-//! For each map: mmap, VFIO_IOMMU_MAP_DMA, munmap. The kernel pins the pages and keeps the mapping, so that nothing of
-//! guest RAM stays mapped in this process (kernel-vfio-facts.md 2.1 and 10). Unmapping is always of whole maps.
-//! A map without a file descriptor is memory by messages, which hardware cannot do: it stays unreachable.
+//! What programs the IOMMU is below: `type1` or `file_maps`. Unmapping is always of whole maps. A map without a file
+//! descriptor is memory by messages, which hardware cannot do: it stays unreachable.
 //!
 //! **What sharing a group means.** The IOMMU cannot tell the devices of a group apart, so all sessions of a server
 //! share one address space: every device of the group reaches what any of its sessions mapped. They must belong to one
@@ -10,56 +9,51 @@
 //! access), which is what one VM that passes several devices asks; anything else that overlaps is EEXIST. A session that
 //! unmaps a shared range ends its own claim; the range goes when the last claim does.
 //!
-//! Limits: the client's number of maps is bounded by `server/`; the kernel allows 65,535 per container.
+//! Limits: the client's number of maps is bounded by `server/`; a type1 container takes 65,535.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::fmt::Debug;
 
 use protocol::{DmaMap, DmaMapFlags, Errno, IovaRange};
-use vfio_bindings::bindings::vfio::{VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE};
 
-use super::ioctls;
-use crate::dma::mapping::Mapping;
 use crate::dma::table::{DmaTable, DmaTableError};
 
-/// Maps that one container takes (module parameter `dma_entry_limit` of vfio_iommu_type1, its default).
+/// Maps that one address space takes (module parameter `dma_entry_limit` of vfio_iommu_type1, its default).
 const MAX_MAPS: usize = 65_535;
 
 /// The IOMMU mappings under the table.
-pub(super) trait Iommu: Send {
+pub(super) trait Iommu: Debug + Send {
     /// Makes the memory reachable at `map.range`. `map.fd` is there.
     fn map(&mut self, map: &DmaMap) -> Result<(), Errno>;
     /// Undoes one whole `map`.
     fn unmap(&mut self, range: IovaRange) -> Result<(), Errno>;
 }
 
-/// VFIO's type1v2 container.
-#[derive(Debug)]
-pub(super) struct Type1 {
-    container: OwnedFd,
-    /// What the log has explained already.
-    reported: Vec<Errno>,
-}
-
-impl Type1 {
-    /// The container of an open group.
-    pub(super) fn new(container: OwnedFd) -> Type1 {
-        Type1 {
-            container,
-            reported: Vec::new(),
-        }
+impl Iommu for Box<dyn Iommu> {
+    fn map(&mut self, map: &DmaMap) -> Result<(), Errno> {
+        (**self).map(map)
     }
 
-    /// Explains a failure to the operator: each kind once, since a client can repeat it at will.
-    fn report(&mut self, errno: Errno, range: IovaRange) {
-        if self.reported.contains(&errno) {
+    fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
+        (**self).unmap(range)
+    }
+}
+
+/// What the log has explained already: each kind of failure once, since a client can repeat it at will.
+#[derive(Debug, Default)]
+pub(super) struct Explained(Vec<Errno>);
+
+impl Explained {
+    /// Explains a failed map to the operator.
+    pub(super) fn map_failed(&mut self, errno: Errno, range: IovaRange) {
+        if self.0.contains(&errno) {
             return;
         }
-        self.reported.push(errno);
+        self.0.push(errno);
         let hint = match errno {
             Errno::NOMEM => {
                 "raise the locked memory limit (RLIMIT_MEMLOCK, ulimit -l) above the guest's memory"
             }
-            Errno::INVAL => "the IOMMU cannot map these addresses",
+            Errno::INVAL | Errno::ADDRINUSE => "the IOMMU cannot map these addresses",
             Errno::EXIST => "these addresses are mapped already",
             Errno::NOSPC => "the container has no room for more maps",
             _ => "see the kernel's log",
@@ -70,34 +64,20 @@ impl Type1 {
     }
 }
 
-impl Iommu for Type1 {
-    fn map(&mut self, map: &DmaMap) -> Result<(), Errno> {
-        let fd = map.fd.as_ref().ok_or(Errno::INVAL)?;
-        let writable = map.flags.contains(DmaMapFlags::WRITE);
-        let mut flags = if writable { VFIO_DMA_MAP_FLAG_WRITE } else { 0 };
-        if map.flags.contains(DmaMapFlags::READ) {
-            flags |= VFIO_DMA_MAP_FLAG_READ;
-        }
-        let mapping = Mapping::new(fd.as_fd(), map.file_offset, map.range, writable)?;
-        ioctls::map_dma(self.container.as_fd(), &mapping, map.range, flags)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            .inspect_err(|errno| self.report(*errno, map.range))
+/// Judges how many bytes the kernel unmapped of `range`.
+pub(super) fn unmapped(range: IovaRange, result: std::io::Result<u64>) -> Result<(), Errno> {
+    let bytes = result
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        .inspect_err(|error| tracing::error!(?range, %error, "Unmap client memory from DMA"))?;
+    if bytes == range.len() {
+        return Ok(());
     }
-
-    fn unmap(&mut self, range: IovaRange) -> Result<(), Errno> {
-        let unmapped = ioctls::unmap_dma(self.container.as_fd(), range)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            .inspect_err(|error| tracing::error!(?range, %error, "Unmap client memory from DMA"))?;
-        if unmapped == range.len() {
-            return Ok(());
-        }
-        tracing::error!(
-            ?range,
-            unmapped,
-            "Unmap client memory from DMA: the kernel unmapped another size"
-        );
-        Err(Errno::IO)
-    }
+    tracing::error!(
+        ?range,
+        bytes,
+        "Unmap client memory from DMA: the kernel unmapped another size"
+    );
+    Err(Errno::IO)
 }
 
 /// Which session a claim belongs to: the number of its device in the server.

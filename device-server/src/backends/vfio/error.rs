@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use protocol::PciAddress;
 
+use super::choice::IommuBackend;
+use super::members::GroupName;
 use crate::host::device::DeviceError;
 use crate::host::group::Blocker;
 use crate::host::holders::Holder;
@@ -62,18 +64,18 @@ pub enum OpenError {
         second_group: u32,
     },
     /// Some device of the group is still the host's.
-    #[error("group {group} is not viable: {}; bind it to vfio-pci or pass it too", List(.blockers))]
+    #[error("{group} is not viable: {}; bind it to vfio-pci or pass it too", List(.blockers))]
     NotViable {
         /// The IOMMU group.
-        group: u32,
+        group: GroupName,
         /// The devices that stand in the way.
         blockers: Vec<Blocker>,
     },
     /// Somebody else has the group.
-    #[error("group {group} is served already{}: one server serves all devices of a group", By(.holders))]
+    #[error("{group} is served already{}: one server serves all devices of a group", By(.holders))]
     Busy {
         /// The IOMMU group.
-        group: u32,
+        group: GroupName,
         /// The processes that hold it, as far as they can be found.
         holders: Vec<Holder>,
     },
@@ -89,8 +91,61 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Inherited file descriptors that do not belong together.
-    #[error("the container and group file descriptors must be given together: only one was")]
+    #[error(
+        "the descriptors belong together: --container-fd with --group-fd, and --iommufd-fd with a --device-fd for every \
+         --host"
+    )]
     HalfTheFds,
+    /// The operator wants one of the two ways to the IOMMU, and its descriptors are not there.
+    #[error("--iommu-backend={wanted} needs other descriptors than those that were given")]
+    OtherFds {
+        /// What is wanted.
+        wanted: IommuBackend,
+    },
+    /// The kernel has VFIO without nodes for devices.
+    #[error(
+        "VFIO has no node for {0} below /dev/vfio/devices, as Linux has since 6.6 with CONFIG_VFIO_DEVICE_CDEV: serve it \
+         with --iommu-backend=type1"
+    )]
+    NoDeviceNode(PciAddress),
+    /// The node is another device's by now.
+    #[error("{path} is not the node of {address} any more: it was bound anew meanwhile; try again")]
+    OtherNode {
+        /// The device.
+        address: PciAddress,
+        /// The node.
+        path: PathBuf,
+    },
+    /// Two things that the kernel answers alike.
+    #[error(
+        "{0} cannot be bound to an iommufd: another process has it open or still maps a BAR of it, or DMA on this platform \
+         is not coherent with the CPU's caches"
+    )]
+    NotBindable(PciAddress),
+    /// A node that was given is bound once, for one client.
+    #[error(
+        "{0} was given as a descriptor, which serves one client, and its socket takes more: give the server a connected socket \
+         (--socket-fd), or let it open {0} itself"
+    )]
+    OneClient(PciAddress),
+    /// The kernel's iommufd is too old.
+    #[error(
+        "iommufd of this kernel cannot map files (IOMMU_IOAS_MAP_FILE, Linux 6.13), so the guest's memory would have to be \
+         mapped here: serve {0} with --iommu-backend=type1"
+    )]
+    NoMapFile(PciAddress),
+    /// DMA may bypass the CPU's caches, and the guest cannot tell the CPU so.
+    #[error(
+        "DMA of {address} may bypass the CPU's caches ({iommu}), and this CPU ignores how the guest maps such memory, so the \
+         guest could read stale data, and its device other data than it wrote: not served; allow it with --allow-noncoherent \
+         (allow-noncoherent=on) if the guest's driver needs no such DMA"
+    )]
+    NotCoherent {
+        /// The device.
+        address: PciAddress,
+        /// What the IOMMU does not do.
+        iommu: &'static str,
+    },
     /// The kernel's VFIO is not the one this was written for.
     #[error(
         "the container is no VFIO container with type1v2 IOMMU support: load the module vfio_iommu_type1"
@@ -104,10 +159,15 @@ pub enum OpenError {
     NoInterruptRemapping(PciAddress),
     /// The operator turned the kernel's check off.
     #[error(
-        "vfio_iommu_type1 is loaded with allow_unsafe_interrupts=Y, which lets {0} send any interrupt to the host: not \
-         served; write N to /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+        "{module} is loaded with allow_unsafe_interrupts=Y, which lets {address} send any interrupt to the host: not \
+         served; write N to /sys/module/{module}/parameters/allow_unsafe_interrupts"
     )]
-    UnsafeInterrupts(PciAddress),
+    UnsafeInterrupts {
+        /// The device.
+        address: PciAddress,
+        /// The module with the parameter.
+        module: &'static str,
+    },
     /// The device cannot be reset.
     #[error(
         "{address} cannot be reset ({}): what one client leaves in it would reach the next; pass another device, or \
@@ -193,7 +253,7 @@ impl fmt::Display for Hint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.0.kind();
         if kind == io::ErrorKind::NotFound {
-            return write!(f, " (load the modules: modprobe vfio-pci)");
+            return write!(f, " (load the modules: modprobe vfio-pci iommufd)");
         }
         if kind == io::ErrorKind::PermissionDenied {
             return write!(f, " (run as root, or give this user the node)");
@@ -227,7 +287,7 @@ mod tests {
         }];
         assert_eq!(
             OpenError::NotViable {
-                group: 12,
+                group: GroupName::Number(12),
                 blockers
             }
             .to_string(),
@@ -241,13 +301,17 @@ mod tests {
             pid: 77,
             name: "bulkhead-device".into(),
         }];
-        let text = OpenError::Busy { group: 12, holders }.to_string();
+        let text = OpenError::Busy {
+            group: GroupName::Number(12),
+            holders,
+        }
+        .to_string();
         assert!(
             text.starts_with("group 12 is served already by pid 77 (bulkhead-device)"),
             "{text}"
         );
         let text = OpenError::Busy {
-            group: 12,
+            group: GroupName::Number(12),
             holders: Vec::new(),
         }
         .to_string();
@@ -272,7 +336,16 @@ mod tests {
                 methods: Some(String::new()),
             },
             OpenError::NoInterruptRemapping(address),
-            OpenError::UnsafeInterrupts(address),
+            OpenError::UnsafeInterrupts {
+                address,
+                module: "iommufd",
+            },
+            OpenError::NoDeviceNode(address),
+            OpenError::NoMapFile(address),
+            OpenError::NotCoherent {
+                address,
+                iommu: "its IOMMU has no snoop control",
+            },
         ];
         for error in errors {
             let text = error.to_string();

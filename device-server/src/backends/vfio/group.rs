@@ -1,29 +1,27 @@
-//! The IOMMU group and its type1v2 container: the authority over the devices that a server serves.
+//! The IOMMU group and its type1v2 container: one of two kinds of authority over the devices that a server serves.
 //!
 //! Linux `Documentation/driver-api/vfio.rst`. A group has one opener in the whole system, so one server serves all
 //! its devices. The nodes are opened here, or come as file descriptors from whoever started the server.
-//! Refused before anything is opened: a device that is the host's, no IOMMU, no-IOMMU mode, unsafe interrupts.
-//! No iommufd.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use protocol::PciAddress;
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio::{
-    VFIO_API_VERSION, VFIO_GROUP_FLAGS_CONTAINER_SET, VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU,
+    VFIO_API_VERSION, VFIO_DMA_CC_IOMMU, VFIO_GROUP_FLAGS_CONTAINER_SET, VFIO_GROUP_FLAGS_VIABLE,
+    VFIO_TYPE1v2_IOMMU,
 };
 
 use super::error::OpenError;
 use super::ioctls;
-use crate::host::device::{HostDevice, Sysfs};
-use crate::host::{group, holders};
+use super::members::{Members, group_node};
+use super::node::open_node;
 
 const CONTAINER_NODE: &str = "/dev/vfio/vfio";
 
-/// The nodes of a group, opened by somebody else.
+/// The nodes of a group.
 #[derive(Debug)]
 pub(super) struct GroupFds {
     /// /dev/vfio/vfio.
@@ -39,37 +37,35 @@ pub(super) struct Group {
     group: OwnedFd,
 }
 
-impl Group {
-    /// Opens the group that all of `hosts` are in and gives it a type1v2 container of its own.
-    pub(super) fn open(
-        sysfs: &Sysfs,
-        hosts: &[PciAddress],
-        fds: Option<GroupFds>,
-    ) -> Result<Group, OpenError> {
-        let (first, number) = common_group(sysfs, hosts)?;
-        let unsafe_interrupts =
-            sysfs.module_parameter("vfio_iommu_type1", "allow_unsafe_interrupts");
-        if unsafe_interrupts.as_deref() == Some("Y") {
-            return Err(OpenError::UnsafeInterrupts(first));
-        }
-        let GroupFds { container, group } = match fds {
-            Some(fds) => fds,
-            None => open_nodes(first, number)?,
+impl GroupFds {
+    /// Opens the nodes of the group with this number.
+    pub(super) fn open(members: &Members, number: u32) -> Result<GroupFds, OpenError> {
+        let group = match open_node(members.first, &group_node(number)) {
+            Err(OpenError::Node { source, .. })
+                if Errno::from_io_error(&source) == Some(Errno::BUSY) =>
+            {
+                return Err(members.busy());
+            }
+            result => result?,
         };
+        let container = open_node(members.first, Path::new(CONTAINER_NODE))?;
+        Ok(GroupFds { container, group })
+    }
+}
+
+impl Group {
+    /// Gives the group a type1v2 container of its own.
+    pub(super) fn new(members: &Members, fds: GroupFds) -> Result<Group, OpenError> {
+        let GroupFds { container, group } = fds;
+        let first = members.first;
         check_container(container.as_fd())?;
         let flags = ioctls::group_flags(group.as_fd())
             .map_err(OpenError::step("get the status of the group", first))?;
         if flags & VFIO_GROUP_FLAGS_CONTAINER_SET != 0 {
-            return Err(OpenError::Busy {
-                group: number,
-                holders: holders::holders_of(&node_of(number)),
-            });
+            return Err(members.busy());
         }
         if flags & VFIO_GROUP_FLAGS_VIABLE == 0 {
-            return Err(OpenError::NotViable {
-                group: number,
-                blockers: group::blockers(sysfs, number),
-            });
+            return Err(members.not_viable());
         }
         ioctls::set_container(group.as_fd(), container.as_fd()).map_err(OpenError::step(
             "put the IOMMU group into a container",
@@ -95,84 +91,20 @@ impl Group {
         ioctls::device_fd(self.group.as_fd(), &address.to_string())
     }
 
+    /// Whether the IOMMU makes all DMA of the group coherent with the CPU's caches, whatever the device asks for.
+    pub(super) fn enforces_coherency(&self) -> io::Result<bool> {
+        ioctls::has_extension(self.container.as_fd(), VFIO_DMA_CC_IOMMU)
+    }
+
     /// The container, for DMA mappings.
     pub(super) fn container(&self) -> BorrowedFd<'_> {
         self.container.as_fd()
     }
-}
 
-/// The one group that all devices are in, with the first device, when each of them may be served.
-fn common_group(sysfs: &Sysfs, hosts: &[PciAddress]) -> Result<(PciAddress, u32), OpenError> {
-    let mut found: Option<(PciAddress, u32)> = None;
-    for (index, address) in hosts.iter().copied().enumerate() {
-        if hosts.iter().take(index).any(|earlier| *earlier == address) {
-            return Err(OpenError::Twice(address));
-        }
-        let device = HostDevice::read(sysfs, address)?;
-        let second_group = device.group.ok_or(OpenError::NoIommu(address))?;
-        if group::is_noiommu(sysfs, second_group) {
-            return Err(OpenError::NoIommuMode(address));
-        }
-        if !device.bound_to_vfio {
-            return Err(OpenError::NotBound {
-                address,
-                driver: device.driver,
-            });
-        }
-        let (first, first_group) = *found.get_or_insert((address, second_group));
-        if first_group != second_group {
-            return Err(OpenError::TwoGroups {
-                first,
-                first_group,
-                second: address,
-                second_group,
-            });
-        }
+    /// The group.
+    pub(super) fn group(&self) -> BorrowedFd<'_> {
+        self.group.as_fd()
     }
-    found.ok_or(OpenError::NoDevices)
-}
-
-fn node_of(group: u32) -> PathBuf {
-    Path::new("/dev/vfio").join(group.to_string())
-}
-
-fn open_nodes(address: PciAddress, number: u32) -> Result<GroupFds, OpenError> {
-    let path = node_of(number);
-    let group = match open_node(&path) {
-        Err(source) if Errno::from_io_error(&source) == Some(Errno::BUSY) => {
-            let mut holders = holders::holders_of(&path);
-            if holders.is_empty() {
-                holders = holders::holders_of_bar_mappings();
-            }
-            return Err(OpenError::Busy {
-                group: number,
-                holders,
-            });
-        }
-        Err(source) => {
-            return Err(OpenError::Node {
-                address,
-                path,
-                source,
-            });
-        }
-        Ok(fd) => fd,
-    };
-    let path = PathBuf::from(CONTAINER_NODE);
-    let container = open_node(&path).map_err(|source| OpenError::Node {
-        address,
-        path,
-        source,
-    })?;
-    Ok(GroupFds { container, group })
-}
-
-fn open_node(path: &Path) -> io::Result<OwnedFd> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map(OwnedFd::from)
 }
 
 fn check_container(container: BorrowedFd<'_>) -> Result<(), OpenError> {

@@ -1,8 +1,8 @@
-//! The VFIO ioctls that Bulkhead uses, one thin function each.
+//! The VFIO ioctls that Bulkhead uses, one thin function each, and those of iommufd that `iommufd-ioctls` lacks.
 //!
-//! Header: Linux `include/uapi/linux/vfio.h` (crate `vfio-bindings`). Group and type1 only. All functions take
-//! file descriptors that somebody else opened: `vfio-ioctls` has no from-fd constructor for groups.
-//! No policy here: what is checked before and what an error means is up to `group`, `device`, `irqs` and `dma`.
+//! Headers: Linux `include/uapi/linux/vfio.h` and `iommufd.h` (crates `vfio-bindings`, `iommufd-bindings`). All functions
+//! take file descriptors that somebody else opened: `vfio-ioctls` has no from-fd constructor for groups.
+//! No policy here: what is checked before and what an error means is up to the modules above.
 //! Limits: an answer with capabilities is at most `MAX_INFO_BYTES`; the kernel is trusted, its sizes are not copied blindly.
 #![expect(unsafe_code, reason = "ioctls have no safe form")]
 // UNSAFETY: every call passes a live fd and a buffer of the size that its argsz says, which outlives the call.
@@ -12,10 +12,17 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use iommufd_bindings::iommufd::{
+    iommu_hw_info, iommu_hw_info_type_IOMMU_HW_INFO_TYPE_AMD as AMD,
+    iommu_hw_info_type_IOMMU_HW_INFO_TYPE_INTEL_VTD as INTEL_VTD, iommu_hw_info_vtd,
+    iommu_ioas_iova_ranges, iommu_iova_range,
+};
+use iommufd_ioctls::{IommuFd, IommufdError};
 use protocol::IovaRange;
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
-    vfio_iommu_type1_dma_unmap, vfio_irq_info, vfio_region_info,
+    VFIO_BASE, VFIO_TYPE, vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd,
+    vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap,
+    vfio_irq_info, vfio_region_info,
 };
 use vmm_sys_util::ioctl::{
     ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val,
@@ -39,12 +46,19 @@ ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, TYPE, VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, TYPE, VFIO_BASE + 11);
 ioctl_io_nr!(VFIO_IOMMU_MAP_DMA, TYPE, VFIO_BASE + 13);
 ioctl_io_nr!(VFIO_IOMMU_UNMAP_DMA, TYPE, VFIO_BASE + 14);
+ioctl_io_nr!(VFIO_DEVICE_BIND_IOMMUFD, TYPE, VFIO_BASE + 18);
+ioctl_io_nr!(VFIO_DEVICE_ATTACH_IOMMUFD_PT, TYPE, VFIO_BASE + 19);
+// iommufd has the same type as VFIO, and numbers from 0x80 on.
+ioctl_io_nr!(IOMMU_IOAS_IOVA_RANGES, TYPE, 0x84);
+
+/// Largest answer of IOVA_RANGES that is read: PCs have two or three ranges, around 0xfee00000 and above.
+const MAX_IOVA_RANGES: usize = 256;
 
 /// Largest answer of GET_REGION_INFO that is read, in bytes: 64 KiB, some 4,000 sparse areas.
 const MAX_INFO_BYTES: u32 = 64 * 1024;
 
 /// A structure size as the `argsz` field wants it.
-const fn argsz<T>() -> u32 {
+pub(super) const fn argsz<T>() -> u32 {
     assert!(size_of::<T>() < 4096, "VFIO structures are small");
     #[expect(clippy::cast_possible_truncation, reason = "checked in the line above")]
     let size = size_of::<T>() as u32;
@@ -271,4 +285,93 @@ pub(super) fn unmap_dma(container: BorrowedFd<'_>, range: IovaRange) -> io::Resu
     // SAFETY: the fd is live (borrowed); the kernel reads and writes at most argsz bytes, the size of `unmap`.
     checked(unsafe { ioctl_with_mut_ref(&container, VFIO_IOMMU_UNMAP_DMA(), &mut unmap) })?;
     Ok(unmap.size)
+}
+
+/// VFIO_DEVICE_BIND_IOMMUFD: opens the device behind a cdev, which resets it if it can be, and gives its DMA to this
+/// iommufd. The device's number in the iommufd. EINVAL if it is open somewhere else, EBUSY if its group is.
+pub(super) fn bind_iommufd(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> io::Result<u32> {
+    // Kernels that do not know the token refuse a structure that has room for it.
+    let size = std::mem::offset_of!(vfio_device_bind_iommufd, token_uuid_ptr);
+    let mut bind = vfio_device_bind_iommufd {
+        argsz: u32::try_from(size).map_err(io::Error::other)?,
+        iommufd: iommufd.as_raw_fd(),
+        ..vfio_device_bind_iommufd::default()
+    };
+    // SAFETY: both fds are live (borrowed); the kernel reads and writes at most argsz bytes, a part of `bind`.
+    checked(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_BIND_IOMMUFD(), &mut bind) })?;
+    Ok(bind.out_devid)
+}
+
+/// VFIO_DEVICE_ATTACH_IOMMUFD_PT: the DMA of a bound device goes through this address space of its iommufd.
+pub(super) fn attach_ioas(device: BorrowedFd<'_>, ioas: u32) -> io::Result<()> {
+    let size = std::mem::offset_of!(vfio_device_attach_iommufd_pt, pasid);
+    let mut attach = vfio_device_attach_iommufd_pt {
+        argsz: u32::try_from(size).map_err(io::Error::other)?,
+        pt_id: ioas,
+        ..vfio_device_attach_iommufd_pt::default()
+    };
+    // SAFETY: the fd is live (borrowed); the kernel reads and writes at most argsz bytes, a part of `attach`.
+    checked(unsafe { ioctl_with_mut_ref(&device, VFIO_DEVICE_ATTACH_IOMMUFD_PT(), &mut attach) })
+        .map(drop)
+}
+
+/// IOMMU_IOAS_IOVA_RANGES: the address ranges that can be mapped, first and last byte of each.
+pub(super) fn iova_ranges(iommufd: BorrowedFd<'_>, ioas: u32) -> io::Result<Vec<(u64, u64)>> {
+    let mut ranges = [iommu_iova_range { start: 0, last: 0 }; MAX_IOVA_RANGES];
+    let mut query = iommu_ioas_iova_ranges {
+        size: argsz::<iommu_ioas_iova_ranges>(),
+        ioas_id: ioas,
+        num_iovas: u32::try_from(ranges.len()).map_err(io::Error::other)?,
+        __reserved: 0,
+        allowed_iovas: u64::try_from(ranges.as_mut_ptr().expose_provenance())
+            .map_err(io::Error::other)?,
+        out_iova_alignment: 0,
+    };
+    // SAFETY: the fd is live (borrowed); the kernel reads and writes `size` bytes of `query`, and at most `num_iovas`
+    // elements at `allowed_iovas`, which is what `ranges` has; it outlives the call.
+    checked(unsafe { ioctl_with_mut_ref(&iommufd, IOMMU_IOAS_IOVA_RANGES(), &mut query) })?;
+    let count = usize::try_from(query.num_iovas).map_err(io::Error::other)?;
+    Ok(ranges
+        .iter()
+        .take(count)
+        .map(|range| (range.start, range.last))
+        .collect())
+}
+
+/// What kind of IOMMU is behind a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HardwareInfo {
+    /// Intel VT-d; bit 7 of its extended capabilities says whether it can make all DMA snoop (VT-d specification, "SC").
+    IntelVtd {
+        /// It can, and then the kernel has it do so.
+        snoop_control: bool,
+    },
+    /// AMD-Vi, for which the kernel says that all DMA snoops.
+    Amd,
+    /// Another one, or one of which the kernel says nothing.
+    Other,
+}
+
+/// IOMMU_GET_HW_INFO of a bound device. EOPNOTSUPP if it has no IOMMU at all.
+pub(super) fn hardware_info(iommufd: &IommuFd, device: u32) -> Result<HardwareInfo, IommufdError> {
+    const SNOOP_CONTROL: u64 = 1 << 7;
+    let mut vtd = iommu_hw_info_vtd::default();
+    let mut info = iommu_hw_info {
+        size: argsz::<iommu_hw_info>(),
+        dev_id: device,
+        data_len: argsz::<iommu_hw_info_vtd>(),
+        // The kernel writes at most data_len bytes, the size of `vtd`, which outlives the call.
+        data_uptr: (&raw mut vtd).expose_provenance() as u64,
+        ..iommu_hw_info::default()
+    };
+    iommufd.get_hw_info(&mut info)?;
+    // SAFETY: both names of the union are a u32, and the kernel has written it.
+    let kind = unsafe { info.__bindgen_anon_1.out_data_type };
+    Ok(match kind {
+        INTEL_VTD => HardwareInfo::IntelVtd {
+            snoop_control: vtd.ecap_reg & SNOOP_CONTROL != 0,
+        },
+        AMD => HardwareInfo::Amd,
+        _ => HardwareInfo::Other,
+    })
 }

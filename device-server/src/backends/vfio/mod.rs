@@ -1,12 +1,20 @@
-//! A real PCI device of the host, through its VFIO group.
+//! A real PCI device of the host, through VFIO.
 //!
-//! The only code of Bulkhead that speaks VFIO. `open` is called before the sandbox closes; afterwards the device needs
-//! the ioctls SET_IRQS, RESET, GROUP_GET_DEVICE_FD and DEVICE_GET_INFO (for the next client), MAP_DMA and UNMAP_DMA, and
-//! pread and pwrite on the device fd. No iommufd, no migration, no hot reset of a whole bus.
+//! The only code of Bulkhead that speaks VFIO. `open` is called before the sandbox closes, and says which descriptors the
+//! devices need afterwards (`sandbox::roles::vfio` says what for). No migration, no hot reset of a whole bus.
 
+mod opening;
 mod device;
-mod group;
+mod renewal;
+mod file_maps;
+mod type1;
 mod dma;
+mod choice;
+mod node;
+mod group;
+mod iommufd;
+mod members;
+mod coherency;
 mod irqs;
 mod config;
 mod regions;
@@ -16,113 +24,119 @@ mod spec;
 mod error;
 mod ioctls;
 
+use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::{DmaMap, Errno, IovaRange, PciAddress, RegionIndex, SetIrqs};
 
+use sandbox::roles::Folder;
+use sandbox::roles::vfio::VfioDescriptors;
+
+pub use self::choice::IommuBackend;
+use self::choice::{Way, choose};
 use self::device::VfioDevice;
-use self::dma::{DmaSpace, SessionId, Type1};
+use self::dma::{DmaSpace, Iommu, SessionId};
 pub use self::error::OpenError;
-use self::group::{Group, GroupFds};
+use self::opening::{Allowed, through_group, through_iommufd};
 use crate::backend::{Backend, DeviceDescription, MessageDma};
-use crate::host::device::Sysfs;
 
 /// How devices are opened.
 #[derive(Debug)]
 pub struct OpenOptions {
     /// Serve a device that cannot be reset.
     pub allow_no_reset: bool,
-    /// /dev/vfio/vfio, opened by somebody else. Together with `group_fd`.
-    pub container_fd: Option<OwnedFd>,
-    /// /dev/vfio/GROUP, opened by somebody else.
-    pub group_fd: Option<OwnedFd>,
+    /// Serve a device whose DMA may bypass the CPU's caches where the guest cannot do so.
+    pub allow_noncoherent: bool,
+    /// Which way to the IOMMU.
+    pub iommu: IommuBackend,
+    /// Nodes that somebody else opened. Without any this process looks for them itself.
+    pub given: GivenFds,
+}
+
+/// Nodes that somebody else opened: those of the group, or /dev/iommu with a node for each device, or both for this process
+/// to choose.
+#[derive(Debug, Default)]
+pub struct GivenFds {
+    /// /dev/vfio/vfio, together with `group`.
+    pub container: Option<OwnedFd>,
+    /// /dev/vfio/GROUP.
+    pub group: Option<OwnedFd>,
+    /// /dev/iommu, together with `WantedDevice::node` of each device.
+    pub iommufd: Option<OwnedFd>,
 }
 
 /// A device to open.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct WantedDevice {
     /// Where it is.
     pub address: PciAddress,
     /// Whether its client may map its BARs.
     pub bar_mmap: bool,
+    /// Whether further clients may come after the first.
+    pub renewed: bool,
+    /// /dev/vfio/devices/vfioN, opened by somebody else.
+    pub node: Option<OwnedFd>,
 }
 
-/// Opens the `wanted` devices, all of one IOMMU group: one backend for each, in this order.
+/// Devices that are open.
+#[derive(Debug)]
+pub struct OpenDevices {
+    /// One for each, in the order in which they were wanted.
+    pub backends: Vec<Box<dyn Backend>>,
+    /// The descriptors that they need from now on, by number.
+    pub descriptors: VfioDescriptors,
+    /// What they need of folders.
+    pub folders: Vec<Folder>,
+}
+
+/// Opens the `wanted` devices, all of one IOMMU group.
 ///
 /// The backends share the group and its DMA address space (see `dma`). Dropping the last one closes the group.
-pub fn open(
-    wanted: &[WantedDevice],
-    options: &OpenOptions,
-) -> Result<Vec<Box<dyn Backend>>, OpenError> {
-    let sysfs = Sysfs::of_host();
-    let hosts: Vec<PciAddress> = wanted.iter().map(|device| device.address).collect();
-    let fds = inherited_fds(&hosts, options)?;
-    let group = Arc::new(Group::open(&sysfs, &hosts, fds)?);
-    let mut devices = Vec::new();
-    for device in wanted {
-        devices.push(VfioDevice::open(
-            &sysfs,
-            &group,
-            *device,
-            options.allow_no_reset,
-        )?);
-    }
-    let first = hosts.first().copied().ok_or(OpenError::NoDevices)?;
-    let container = group.container().try_clone_to_owned();
-    let container = container.map_err(OpenError::step(
-        "duplicate the container's file descriptor",
-        first,
-    ))?;
-    let dma = Arc::new(Mutex::new(DmaSpace::new(Type1::new(container))));
-    let backends = devices
-        .into_iter()
-        .zip((0..).map(SessionId))
-        .map(|(device, session)| {
-            let backend = VfioBackend {
-                device,
-                session,
-                dma: Arc::clone(&dma),
-                group: Arc::clone(&group),
-            };
-            Box::new(backend) as Box<dyn Backend>
-        });
-    Ok(backends.collect())
-}
-
-fn inherited_fds(
-    hosts: &[PciAddress],
-    options: &OpenOptions,
-) -> Result<Option<GroupFds>, OpenError> {
-    let first = hosts.first().copied().ok_or(OpenError::NoDevices)?;
-    let duplicate = |fd: &OwnedFd| {
-        fd.try_clone().map_err(OpenError::step(
-            "duplicate the file descriptors that were passed",
-            first,
-        ))
+pub fn open(mut wanted: Vec<WantedDevice>, options: OpenOptions) -> Result<OpenDevices, OpenError> {
+    let (members, way) = choose(&mut wanted, options.iommu, options.given)?;
+    let allowed = Allowed {
+        no_reset: options.allow_no_reset,
+        noncoherent: options.allow_noncoherent,
     };
-    match (&options.container_fd, &options.group_fd) {
-        (None, None) => Ok(None),
-        (Some(container), Some(group)) => Ok(Some(GroupFds {
-            container: duplicate(container)?,
-            group: duplicate(group)?,
-        })),
-        (Some(_), None) | (None, Some(_)) => Err(OpenError::HalfTheFds),
-    }
+    let opened = match way {
+        Way::Type1(fds) => through_group(&members, fds, &wanted, allowed)?,
+        Way::Iommufd(fds) => through_iommufd(&members, fds, &wanted, allowed)?,
+    };
+    let (descriptors, folders) = opened.needs().map_err(OpenError::step(
+        "copy a file descriptor, for a server",
+        members.first,
+    ))?;
+    let dma = Arc::new(Mutex::new(DmaSpace::new(opened.iommu)));
+    let backends = opened.devices.into_iter().zip((0..).map(SessionId));
+    let backends = backends.map(|(device, session)| {
+        let dma = Arc::clone(&dma);
+        Box::new(VfioBackend {
+            device,
+            session,
+            dma,
+            _authority: Arc::clone(&opened.authority),
+        }) as Box<dyn Backend>
+    });
+    Ok(OpenDevices {
+        backends: backends.collect(),
+        descriptors,
+        folders,
+    })
 }
 
 /// A device of the group, for one session at a time.
 #[derive(Debug)]
 struct VfioBackend {
-    // Fields drop in this order: the device closes before the group does.
+    // Fields drop in this order: the device closes before the group or the iommufd does.
     device: VfioDevice,
     session: SessionId,
-    dma: Arc<Mutex<DmaSpace<Type1>>>,
-    group: Arc<Group>,
+    dma: Arc<Mutex<DmaSpace<Box<dyn Iommu>>>>,
+    _authority: Arc<dyn Any + Send + Sync>,
 }
 
 impl VfioBackend {
-    fn dma(&self) -> MutexGuard<'_, DmaSpace<Type1>> {
+    fn dma(&self) -> MutexGuard<'_, DmaSpace<Box<dyn Iommu>>> {
         // A panic in another session's thread aborts the process in releases; in tests the table is still sound,
         // since each call leaves it so before it can panic.
         self.dma.lock().unwrap_or_else(PoisonError::into_inner)
@@ -174,8 +188,8 @@ impl Backend for VfioBackend {
         let stopped = self.device.stop();
         // 2. It reaches no memory of this client any more.
         let unmapped = self.dma().unmap_all(self.session);
-        // 3. It is reset, and nothing that the client wrote is left in it.
-        let renewed = self.device.renew(&self.group);
+        // 3. It is reset, and nothing that the client wrote is left in it; or it has no other client.
+        let renewed = self.device.renew();
         stopped.and(unmapped).and(renewed)
     }
 }

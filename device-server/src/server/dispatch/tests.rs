@@ -7,6 +7,7 @@ use super::*;
 use crate::backend::{DeviceDescription, Irq, Region};
 
 /// A device that writes down what it is asked, and fails when told to.
+#[derive(Debug)]
 struct Recorder {
     description: DeviceDescription,
     calls: Vec<String>,

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::{BarMmap, DeviceConfig};
+use super::{BarMmap, DeviceConfig, HostOptions};
 
 fn refused(text: &str) -> String {
     DeviceConfig::parse(text).unwrap_err().to_string()
@@ -109,9 +109,23 @@ fn unknown_driver_and_unknown_key_name_what_there_is() {
     let text = refused("vfio-pci,hots=1a:00.3,id=net,bus=pcie.0,addr=3");
     assert!(
         text.contains("unknown property \"hots\"")
-            && text.contains("known: addr, allow-no-reset, bar-mmap"),
+            && text.contains("known: addr, allow-no-reset, allow-noncoherent, bar-mmap"),
         "{text}"
     );
+}
+
+#[test]
+fn bar_mmap_force_and_allow_noncoherent_are_taken() {
+    let device = |options: &str| {
+        let text = format!("vfio-pci,host=1a:00.3,id=net,bus=pcie.0,addr=3{options}");
+        DeviceConfig::parse(&text).unwrap().vfio().unwrap().options
+    };
+    let options = device(",bar-mmap=force,allow-noncoherent=on");
+    assert_eq!(options.bar_mmap, BarMmap::Force);
+    assert!(options.allow_noncoherent);
+    assert_eq!(device(""), HostOptions::default());
+    let text = refused("vfio-pci,host=1a:00.3,id=net,bus=pcie.0,addr=3,bar-mmap=maybe");
+    assert!(text.contains("force"), "{text}");
 }
 
 #[test]

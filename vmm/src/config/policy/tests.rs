@@ -39,6 +39,7 @@ fn host(address: &str, options: HostOptions) -> PolicyRule {
 fn rule_names_a_host_with_its_options_or_a_socket() {
     let careful = HostOptions {
         allow_no_reset: true,
+        allow_noncoherent: false,
         bar_mmap: BarMmap::Off,
     };
     for (text, rule) in [
