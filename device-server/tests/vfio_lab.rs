@@ -21,11 +21,13 @@ wait_until() {
     done
 }
 field() { sed -n "s/^$2:[[:space:]]*\([0-9]*\) kB/\1/p" "/proc/$1/status"; }
+# KiB of memory that DMA maps of process PID pin: type1 counts them as locked, iommufd as pinned.
+pinned() { echo $(($(field "$1" VmLck) + $(field "$1" VmPin))); }
 fail() { echo "failed: $*"; exit 1; }
 # No mapping and no descriptor of client memory in process PID.
 no_memfd() { ! grep memfd "/proc/$1/maps" && ! ls -l "/proc/$1/fd" | grep memfd; }
 # Nothing of a client at all: no locked or pinned memory either.
-nothing_held() { no_memfd "$1" && [ "$(field "$1" VmLck)" = 0 ] && [ "$(field "$1" VmPin)" = 0 ]; }
+nothing_held() { no_memfd "$1" && [ "$(pinned "$1")" = 0 ]; }
 # refused TEXT COMMAND...: fails with status 1 and says TEXT on one line of stderr.
 refused() {
     text=$1; shift
@@ -38,6 +40,8 @@ refused() {
 const ONE_CLIENT_AFTER_ANOTHER: &str = r#"
 lab-bind 0000:00:04.0
 bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/n.sock & server=$!
+wait_until test -S /tmp/n.sock
+ls -l /proc/$server/fd | sed -n 's|.* \(/dev/[^ ]*\)$|way: \1|p' | grep -v null | sort -u
 for check in info fresh filter fresh sleep fresh chunks nvme nvme-intx nvme-bounds fresh nvme; do
     echo "== $check"
     vfio-probe $check /tmp/n.sock
@@ -45,8 +49,8 @@ done
 echo "== a client is killed while everything runs"
 vfio-probe hold /tmp/n.sock > /tmp/hold & client=$!
 wait_until grep -q holding /tmp/hold
-# DMA is mapped (2 MiB are locked), and still the server maps nothing and holds no memfd.
-[ "$(field $server VmLck)" = 2048 ] || fail "2 MiB should be locked for DMA"
+# DMA is mapped (2 MiB are pinned), and still the server maps nothing and holds no memfd.
+[ "$(pinned $server)" = 2048 ] || fail "2 MiB should be pinned for DMA, not $(pinned $server) KiB"
 no_memfd $server || fail "the server holds client memory"
 ! no_memfd $client > /tmp/seen || fail "the check does not see what it looks for"
 kill -9 $client
@@ -55,8 +59,12 @@ vfio-probe nvme /tmp/n.sock
 wait_until nothing_held $server
 echo "== a client lets go of a BAR late"
 vfio-probe linger /tmp/n.sock
-echo "== a second server"
+echo "== a second server, while a client is served"
+vfio-probe hold /tmp/n.sock > /tmp/hold & client=$!
+wait_until grep -q holding /tmp/hold
 refused "group 1 is served already by pid $server" bulkhead-device-server vfio --host 0000:00:04.0 --socket /tmp/m.sock
+kill -9 $client
+vfio-probe fresh /tmp/n.sock
 [ ! -e /tmp/m.sock ] || fail "a socket file is left"
 echo "== the end"
 kill $server
@@ -94,6 +102,31 @@ kill $server
 wait $server
 "#;
 
+/// On the kernel with both ways to the IOMMU.
+const IOMMUFD: &str = r#"
+serve() { bulkhead-device-server vfio --host 0000:00:04.0 "$@"; }
+lab-bind 0000:00:04.0
+node=/dev/vfio/devices/$(ls /sys/bus/pci/devices/0000:00:04.0/vfio-dev)
+echo "== type1 where iommufd would do"
+bulkhead-device-server vfio --host 0000:00:04.0 --iommu-backend type1 --socket /tmp/t.sock & server=$!
+vfio-probe nvme /tmp/t.sock
+ls -l /proc/$server/fd | grep /dev/vfio/vfio
+# The group stays open between two clients, so nobody else has the device even then.
+refused "group 1 is served already by pid $server" serve --iommu-backend iommufd --socket /tmp/x.sock
+kill $server
+wait $server
+echo "== what cannot be"
+exec 7<> /dev/iommu 8<> $node
+refused "which serves one client" serve --iommufd-fd 7 --socket /tmp/x.sock --device-fd 8
+refused "the descriptors belong together" serve --iommufd-fd 7 --socket /tmp/x.sock
+refused "type1 needs other descriptors" serve --iommufd-fd 7 --iommu-backend type1 --socket /tmp/x.sock --device-fd 8
+exec 7>&- 8>&-
+echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts
+refused "iommufd is loaded with allow_unsafe_interrupts=Y" serve --socket /tmp/x.sock
+echo N > /sys/module/iommufd/parameters/allow_unsafe_interrupts
+[ ! -e /tmp/x.sock ] || fail "a socket file is left"
+"#;
+
 const TWO_DEVICES_OF_ONE_GROUP: &str = r#"
 lab-bind 0000:00:0a.0 0000:00:0a.1
 refused "0000:00:0a.0 cannot be reset" bulkhead-device-server vfio --host 0000:00:0a.0 --socket /tmp/a.sock
@@ -113,6 +146,7 @@ serve() { bulkhead-device-server vfio "$@" --socket /tmp/x.sock; }
 refused "in use by the host's driver nvme" serve --host 0000:00:04.0
 refused "the host has no PCI device 0000:00:19.0" serve --host 0000:00:19.0
 lab-bind 0000:00:04.0 0000:00:05.0
+refused "open /dev/iommu for 0000:00:04.0 (load the modules" serve --host 0000:00:04.0 --iommu-backend iommufd
 refused "start one server per group" serve --host 0000:00:04.0 --socket /tmp/y.sock --host 0000:00:05.0
 echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
 refused "allow_unsafe_interrupts=Y" serve --host 0000:00:04.0
@@ -164,6 +198,18 @@ fn nvme_is_given_from_client_to_client_on_linux_7() -> Result<()> {
 
 #[test]
 #[ignore = "needs the lab"]
+fn nvme_is_given_from_client_to_client_through_iommufd() -> Result<()> {
+    let output = lab(
+        &["--kernel", "iommufd"],
+        &[ONE_CLIENT_AFTER_ANOTHER, IOMMUFD].concat(),
+    )?;
+    assert_nvme_worked(&output);
+    assert_contains(&output, "way: /dev/iommu\nway: /dev/vfio/devices");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the lab"]
 fn e1000e_is_served_from_inherited_descriptors() -> Result<()> {
     let output = lab(&["--kernel", "7"], INHERITED_GROUP)?;
     assert_contains(&output, "chunks: 5 vectors");
@@ -191,11 +237,13 @@ fn devices_that_must_not_be_served_are_refused_by_name() -> Result<()> {
 
 #[test]
 #[ignore = "needs the lab"]
-fn iommu_without_interrupt_remapping_is_refused() -> Result<()> {
-    lab(
-        &["--kernel", "7", "--iommu", "intel-no-ir"],
-        NO_INTERRUPT_REMAPPING,
-    )?;
+fn iommu_without_interrupt_remapping_is_refused_both_ways() -> Result<()> {
+    for kernel in ["7", "iommufd"] {
+        lab(
+            &["--kernel", kernel, "--iommu", "intel-no-ir"],
+            NO_INTERRUPT_REMAPPING,
+        )?;
+    }
     Ok(())
 }
 

@@ -14,6 +14,11 @@ from artifacts import ROOT, STAGE, TARGET, environment
 
 MEMORY_RESERVE_MIB = 512
 
+# The kernel that scripts/lab builds itself.
+OWN_KERNEL = "iommufd"
+# What the other way to the IOMMU could change: who holds what, DMA both ways, interrupts, groups taken and given back.
+IOMMUFD_TESTS = ("isolation::", "fast_path::", "nvme_write", "manual::")
+
 # Two serial cards in one IOMMU group (two functions of one slot), joined by a cable.
 SERIAL_PAIR = (
     "--qemu-arg=-chardev", "--qemu-arg=socket,id=cable-a,path=bulkhead-cable-{machine},abstract=on,server=on,wait=off",
@@ -71,6 +76,7 @@ class LabSet:
 SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
     LabSet("kernel 7", "7", ("passthrough",)),
+    LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug"), memory=2560, options=MANUAL_DEVICE, only=IOMMUFD_TESTS),
     # Eight slots at once, over and over, is scripts/soak.
     LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "leaks::", "client::")),
     LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",)),

@@ -1,7 +1,7 @@
 """Runs every test: the checks, the tests of this machine, then those of the lab, one boot per lab machine.
 
 The parts are in scripts/test-support: artifacts (what is built), lab_sets (which tests run in which lab machine), lanes
-(what runs beside each other). Prints what each step prints, then one line per step and a summary line. Exits with 1 if any step failed.
+(what runs beside each other), lab_kernel (the kernel that is built meanwhile). Prints what each step prints, then one line per step and a summary line. Exits with 1 if any step failed.
 A step that this machine cannot run is skipped, and the summary says why; a skipped step is not a passed one.
 """
 
@@ -18,13 +18,24 @@ import artifacts
 import lab_sets
 import lanes
 from artifacts import ROOT
+from lab_kernel import KernelBuild
 
 FUZZ_SECONDS = "5"
+DEVICE_SERVER = "device server"
 
 
 def main():
     options = parse()
     report = Report()
+    own_kernel = KernelBuild(lab_sets.OWN_KERNEL) if wants_own_kernel(options) else None
+    try:
+        return run(options, report, own_kernel)
+    finally:
+        if own_kernel:
+            own_kernel.abandon()
+
+
+def run(options, report, own_kernel):
     if not options.skip_check:
         report.step("check", lambda: command("scripts/check"))
     report.step("build", artifacts.build)
@@ -32,8 +43,18 @@ def main():
         return report.end()
     if not options.lab_only:
         report.step("tests", lambda: command("cargo", "test", "--workspace", "--locked", "--quiet", environment=artifacts.environment()))
+    if own_kernel:
+        report.step("lab kernel", own_kernel.finish)
     report.side_by_side(list(steps(options)))
     return report.end()
+
+
+def chosen(options):
+    return [one for one in lab_sets.SETS if options.filter in one.name and (options.long or not one.long)]
+
+
+def wants_own_kernel(options):
+    return options.filter in DEVICE_SERVER or any(one.kernel == lab_sets.OWN_KERNEL for one in chosen(options))
 
 
 def parse():
@@ -50,13 +71,12 @@ def steps(options):
     """What may run beside each other, the longest first: (name, function or None, why it cannot run)."""
     staged = artifacts.stage_tests()
     no_package = artifacts.stage_qmp_client()
-    for lab_set in lab_sets.SETS:
-        if options.filter in lab_set.name and (options.long or not lab_set.long):
-            yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
-    if options.filter in "device server":
+    for lab_set in chosen(options):
+        yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
+    if options.filter in DEVICE_SERVER:
         # These start their own lab machines, from this one.
         words = ("cargo", "test", "--locked", "--quiet", "--package", "device-server", "--test", "vfio_lab", options.test, "--", "--ignored", "--test-threads=1")
-        yield "lab: device server", functools.partial(quietly, *filter(None, words)), None
+        yield f"lab: {DEVICE_SERVER}", functools.partial(quietly, *filter(None, words)), None
     if not options.lab_only:
         no_kvm = artifacts.why_no_kvm()
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None

@@ -1,10 +1,17 @@
 //! Who holds what while the guest uses the device, as /proc tells.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
 use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
 use harness::proc_files::{command_line, is_vfio, mappings, open_files};
 use harness::vm::Vm;
+
+/// What a server holds with either way to the IOMMU. The device of a group is no file of a folder.
+const TYPE1: [&str; 2] = ["/dev/vfio/", "/dev/vfio/vfio"];
+const IOMMUFD: [&str; 2] = ["/dev/iommu", "/dev/vfio/devices/vfio"];
 
 const USE_THE_DISK: &str = r#"
     wait_for /dev/nvme0n1
@@ -13,10 +20,14 @@ const USE_THE_DISK: &str = r#"
 "#;
 
 fn running_vm(device_options: &str) -> Result<Vm> {
+    vm_with(&[], device_options)
+}
+
+fn vm_with(options: &[&str], device_options: &str) -> Result<Vm> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03{device_options}");
     let vm = Vm::start(
-        &["-m", "256M", "-device", &device],
+        &[&["-m", "256M", "-device", &device], options].concat(),
         &Guest::running(USE_THE_DISK),
     )?;
     vm.wait_for_mark("running")?;
@@ -89,4 +100,70 @@ fn bar_mmap_off_reaches_the_device_server() -> Result<()> {
         vm.finish()?.succeeded()?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_server_takes_iommufd_where_it_maps_files_unless_told_type1() -> Result<()> {
+    let kernel = std::env::var("LAB_KERNEL")?;
+    let best = if kernel == "iommufd" { IOMMUFD } else { TYPE1 };
+    for (option, expected) in [("auto", best), ("type1", TYPE1)] {
+        let mut vm = vm_with(&["-iommu-backend", option], "")?;
+        let server = vm.device_server_pids()?[0];
+        let nodes: BTreeSet<String> = open_files(server)?
+            .into_iter()
+            .filter(|file| file.starts_with("/dev/"))
+            .map(|file| file.trim_end_matches(char::is_numeric).to_owned())
+            .filter(|file| file != "/dev/null")
+            .collect();
+        assert_eq!(
+            nodes,
+            BTreeSet::from(expected.map(str::to_owned)),
+            "{option}"
+        );
+        vm.resume()?;
+        vm.finish()?.succeeded()?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn bars_are_trapped_on_a_cpu_that_leaks_before_linux_6_17_unless_forced() -> Result<()> {
+    let old = std::env::var("LAB_KERNEL")?.starts_with("6.");
+    let _cpu = AffectedCpu::pretend()?;
+    for (device_options, trapped) in [("", old), (",bar-mmap=force", false)] {
+        let mut vm = running_vm(device_options)?;
+        let server = command_line(vm.device_server_pids()?[0]);
+        let told = server
+            .windows(2)
+            .any(|words| words == ["--bar-mmap", "off"]);
+        assert_eq!(told, trapped, "{device_options}: {server:?}");
+        vm.resume()?;
+        vm.finish()?.succeeded()?;
+    }
+    Ok(())
+}
+
+/// Has the kernel say that the CPU has the flaw MMIO Stale Data, until it is dropped.
+struct AffectedCpu;
+
+impl AffectedCpu {
+    const FILE: &str = "/sys/devices/system/cpu/vulnerabilities/mmio_stale_data";
+
+    fn pretend() -> Result<AffectedCpu> {
+        let says = "/tmp/mmio_stale_data";
+        std::fs::write(says, "Mitigation: Clear CPU buffers; SMT vulnerable\n")?;
+        let mount = Command::new("mount")
+            .args(["-o", "bind", says, AffectedCpu::FILE])
+            .status()?;
+        ensure!(mount.success(), "mount: {mount}");
+        Ok(AffectedCpu)
+    }
+}
+
+impl Drop for AffectedCpu {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(AffectedCpu::FILE).status();
+    }
 }
