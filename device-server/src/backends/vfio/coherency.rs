@@ -27,35 +27,57 @@ enum Verdict {
     Refused,
 }
 
-/// Refuses a device whose DMA a guest could not live with, unless that is `allowed`. Says why in the log.
+/// Why a device may be served, for the log.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    address: PciAddress,
+    reason: &'static str,
+    verdict: Verdict,
+}
+
+/// Refuses a device whose DMA a guest could not live with, unless that is `allowed`.
 pub(super) fn check(
     address: PciAddress,
     coherency: Coherency,
     allowed: bool,
-) -> Result<(), OpenError> {
+) -> Result<Accepted, OpenError> {
     let reason = match coherency {
         Coherency::Enforced => "",
         Coherency::NotEnforced(reason) => reason,
     };
-    match judge(coherency, honours_guest_pat(&cpu_vendor()), allowed) {
-        Verdict::Served => {}
-        Verdict::ServedAsTheCpuHelps => {
-            tracing::info!(device = %address, reason, "DMA may bypass the CPU's caches; so can the guest on this CPU");
-        }
-        Verdict::ServedAsTheOperatorAllows => {
-            tracing::warn!(
-                device = %address, reason,
-                "DMA may bypass the CPU's caches and the guest cannot: allowed by --allow-noncoherent"
-            );
-        }
-        Verdict::Refused => {
-            return Err(OpenError::NotCoherent {
-                address,
-                iommu: reason,
-            });
+    let verdict = judge(coherency, honours_guest_pat(&cpu_vendor()), allowed);
+    if verdict == Verdict::Refused {
+        return Err(OpenError::NotCoherent {
+            address,
+            iommu: reason,
+        });
+    }
+    Ok(Accepted {
+        address,
+        reason,
+        verdict,
+    })
+}
+
+impl Accepted {
+    /// Says why, once the device is open: a start that fails says one line only.
+    pub(super) fn log(&self) {
+        let Accepted {
+            address, reason, ..
+        } = self;
+        match self.verdict {
+            Verdict::Served | Verdict::Refused => {}
+            Verdict::ServedAsTheCpuHelps => {
+                tracing::info!(device = %address, reason, "DMA may bypass the CPU's caches; so can the guest on this CPU");
+            }
+            Verdict::ServedAsTheOperatorAllows => {
+                tracing::warn!(
+                    device = %address, reason,
+                    "DMA may bypass the CPU's caches and the guest cannot: allowed by --allow-noncoherent"
+                );
+            }
         }
     }
-    Ok(())
 }
 
 fn judge(coherency: Coherency, cpu_honours_guest_pat: bool, allowed: bool) -> Verdict {

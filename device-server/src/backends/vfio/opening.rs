@@ -66,7 +66,7 @@ pub(super) fn through_group(
     let mut devices = Vec::new();
     for device in wanted {
         let address = device.address;
-        coherency::check(address, coherency, allowed.noncoherent)?;
+        let accepted = coherency::check(address, coherency, allowed.noncoherent)?;
         let fd = group
             .open_device(address)
             .map_err(OpenError::step("open VFIO device", address))?;
@@ -83,6 +83,7 @@ pub(super) fn through_group(
             renewal,
             allowed.no_reset,
         )?);
+        accepted.log();
     }
     let container = group.container().try_clone_to_owned();
     let type1 = Type1::new(container.map_err(OpenError::step(
@@ -122,7 +123,7 @@ pub(super) fn through_iommufd(
             None => return Err(OpenError::OneClient(address)),
         };
         let coherency = iommufd.take(members, address, &fd, patience)?;
-        coherency::check(address, coherency, allowed.noncoherent)?;
+        let accepted = coherency::check(address, coherency, allowed.noncoherent)?;
         devices.push(VfioDevice::new(
             members,
             device,
@@ -130,6 +131,7 @@ pub(super) fn through_iommufd(
             renewal,
             allowed.no_reset,
         )?);
+        accepted.log();
     }
     let maps = FileMaps::new(Arc::clone(&iommufd))
         .map_err(OpenError::step("ask what the IOMMU can map", members.first))?;
