@@ -4,12 +4,14 @@
 //! thread, before any peer's byte is read; then the threads are started and held back; `close` filters system calls
 //! for all of them, or each is filtered with the table of its kind, and they go.
 
+use rustix::thread::CapabilitySet;
+
 use crate::mechanisms::seccomp::Filter;
 use crate::mechanisms::{
     MechanismError, capabilities, identity, inherited, landlock, namespaces, rlimits, root,
 };
 use crate::profile::{Enforced, Mode, Start};
-use crate::roles::{Calls, Power};
+use crate::roles::{Calls, Power, supervisor};
 
 /// Why the sandbox could not be entered.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,34 @@ pub fn leave_host(power: &Power, start: Start) -> Result<Sandbox, EnterError> {
     // 7.
     sandbox.note("landlock", landlock::apply(&power.folders))?;
     Ok(sandbox)
+}
+
+/// What a parent gives up that has to start others: it stays who and where it is, with the capabilities and calls that they need.
+/// While there is one thread.
+pub fn give_up_what_no_child_needs(
+    mode: Mode,
+    loads_modules: bool,
+) -> Result<Enforced, EnterError> {
+    let mut sandbox = Sandbox {
+        role: "supervisor",
+        mode,
+        enforced: Enforced::default(),
+    };
+    if mode == Mode::Off {
+        return Ok(sandbox.enforced);
+    }
+    sandbox.note("limits", rlimits::apply(&supervisor::limits()))?;
+    let kept = supervisor::capabilities(loads_modules);
+    let kept = kept
+        .iter()
+        .fold(CapabilitySet::empty(), |all, kept| all | kept.capability);
+    sandbox.note("capabilities", capabilities::keep(kept))?;
+    let privileges = capabilities::no_new_privileges_by_exec();
+    sandbox.note("privileges", privileges)?;
+    let filter = Filter::refusing(&supervisor::refused(loads_modules));
+    let filtered = filter.and_then(|filter| filter.apply_to_process());
+    sandbox.note("seccomp", filtered)?;
+    Ok(sandbox.enforced)
 }
 
 impl Sandbox {

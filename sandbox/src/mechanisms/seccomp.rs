@@ -119,27 +119,32 @@ fn condition(index: u8, arg: Arg) -> Result<SeccompCondition, seccompiler::Backe
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
 }
 
-/// Filters that are ready to be applied.
+/// A filter that is ready to be applied.
 #[derive(Debug)]
 pub struct Filter {
-    refused: Option<BpfProgram>,
-    allowed: BpfProgram,
-    calls: usize,
-    rules: usize,
+    /// In the order in which they are applied.
+    programs: Vec<BpfProgram>,
+    shown: String,
 }
 
 impl Filter {
     /// What is allowed, and what of that is refused; an empty list of refusals is none.
     pub fn new(rules: &[Rule], refused: &[Rule]) -> Result<Filter, MechanismError> {
-        let mut calls: Vec<i64> = rules.iter().map(|rule| rule.syscall).collect();
-        calls.sort_unstable();
-        calls.dedup();
-        let refused = (!refused.is_empty()).then(|| refuse(refused)).transpose()?;
+        let mut programs = Vec::new();
+        // The refusals first: the other filter does not allow that another one is added.
+        if !refused.is_empty() {
+            programs.push(refuse(refused)?);
+        }
+        programs.push(allow_only(rules)?);
+        let shown = format!("{} calls by {} rules", count_calls(rules), rules.len());
+        Ok(Filter { programs, shown })
+    }
+
+    /// Only what is refused; anything else is allowed.
+    pub fn refusing(rules: &[Rule]) -> Result<Filter, MechanismError> {
         Ok(Filter {
-            refused,
-            allowed: allow_only(rules)?,
-            calls: calls.len(),
-            rules: rules.len(),
+            programs: vec![refuse(rules)?],
+            shown: format!("all calls but {}", count_calls(rules)),
         })
     }
 
@@ -148,7 +153,7 @@ impl Filter {
         self.apply(seccompiler::apply_filter_all_threads)
     }
 
-    /// Filters the calling thread.
+    /// Filters the calling thread, and those that it starts.
     pub fn apply_to_thread(&self) -> Result<String, MechanismError> {
         self.apply(seccompiler::apply_filter)
     }
@@ -157,14 +162,20 @@ impl Filter {
         &self,
         apply: fn(BpfProgramRef<'_>) -> Result<(), seccompiler::Error>,
     ) -> Result<String, MechanismError> {
-        // The refusals first: the other filter does not allow that another one is added.
-        for program in self.refused.iter().chain([&self.allowed]) {
+        for program in &self.programs {
             apply(program).map_err(|error| {
                 MechanismError::new("apply the system call filter", io::Error::other(error))
             })?;
         }
-        Ok(format!("{} calls by {} rules", self.calls, self.rules))
+        Ok(self.shown.clone())
     }
+}
+
+fn count_calls(rules: &[Rule]) -> usize {
+    let mut calls: Vec<i64> = rules.iter().map(|rule| rule.syscall).collect();
+    calls.sort_unstable();
+    calls.dedup();
+    calls.len()
 }
 
 #[cfg(test)]

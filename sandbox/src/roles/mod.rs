@@ -2,6 +2,7 @@
 //!
 //! A role is data. It is made by a function, because some rows depend on descriptor numbers that are known only then.
 
+pub mod supervisor;
 pub mod vmm;
 pub mod vfio;
 pub mod device_base;

@@ -48,6 +48,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use protocol::pci::PciAddress;
+use sandbox::enter::{self, EnterError};
 use sandbox::profile::Mode;
 
 use crate::config::{Config, DeviceConfig, PolicyRule};
@@ -80,6 +81,8 @@ enum SuperviseError {
     Monitor(#[from] MonitorError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Sandbox(#[from] EnterError),
     #[error(transparent)]
     Confinement(#[from] ConfinementError),
     #[error(transparent)]
@@ -127,9 +130,12 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let mut files = open::open(&config, &mut socket_files)?;
     files.qmp = monitors::listen(&config.monitors, &mut socket_files)?;
     let log_file = config.log.file.as_deref().map(open::log).transpose()?;
-    // 5. Connect to device servers that others started.
+    // 5. Everything that may take more power than a child needs is open (a port below 1024, for one).
+    let enforced = enter::give_up_what_no_child_needs(config.sandbox.mode, false)?;
+    tracing::info!(%enforced, "Sandbox of the supervisor");
+    // 6. Connect to device servers that others started.
     let mut devices = connect_sockets(&config)?;
-    // 6. Start our own, all at once, and wait for the slowest.
+    // 7. Start our own, all at once, and wait for the slowest.
     let spawner = Spawner {
         programs,
         log: config.log.clone(),
@@ -148,9 +154,9 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         watch.servers.add(group, started, None);
     }
     devices.extend(watch.until_ready()?);
-    // 7. Start the VMM, and hand it everything. What was opened is closed here.
+    // 8. Start the VMM, and hand it everything. What was opened is closed here.
     let (vmm, control) = watch.attachments.spawner().vmm(config, files, devices)?;
-    // 8. Watch, to the end.
+    // 9. Watch, to the end.
     Ok(watch.until_end(vmm, Control::new(control))?)
 }
 
