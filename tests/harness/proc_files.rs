@@ -81,6 +81,21 @@ fn mapping_header(line: &str) -> Option<Mapping> {
     })
 }
 
+/// What /proc/PID/status says of every thread of a process in this row, without repetitions: one value where all agree.
+pub fn status_of_threads(pid: u32, row: &str) -> Result<Vec<String>> {
+    let mut values = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let mut rows = status.lines().filter_map(|line| line.split_once(':'));
+        let found = rows.find(|(name, _)| *name == row);
+        let (_, value) = found.with_context(|| format!("{row} in the status of {pid}"))?;
+        values.push(value.trim().to_owned());
+    }
+    values.sort();
+    values.dedup();
+    Ok(values)
+}
+
 /// Voluntary and involuntary context switches of all threads of a process, together.
 pub fn context_switches(pid: u32) -> Result<u64> {
     let mut sum = 0;

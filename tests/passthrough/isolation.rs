@@ -1,12 +1,13 @@
 //! Who holds what while the guest uses the device, as /proc tells.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
-use harness::proc_files::{command_line, is_vfio, mappings, open_files};
+use harness::proc_files::{command_line, is_vfio, mappings, open_files, status_of_threads};
 use harness::vm::Vm;
 
 /// What a server holds with either way to the IOMMU. The device of a group is no file of a folder.
@@ -85,6 +86,55 @@ fn device_server_and_supervisor_hold_no_guest_memory() -> Result<()> {
     Ok(())
 }
 
+/// Of every thread, since a filter is a thread's: the VMM's differ from each other, and one without would be the way out.
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn vmm_and_device_server_hold_no_power_over_the_host() -> Result<()> {
+    let mut vm = running_vm("")?;
+    let vmm = vm.vmm_pid()?;
+    let confined = [vec![vmm], vm.device_server_pids()?].concat();
+    let mut users = BTreeSet::new();
+    for &pid in &confined {
+        for (row, expected) in [
+            ("CapPrm", "0000000000000000"),
+            ("CapEff", "0000000000000000"),
+            ("CapBnd", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+            ("Groups", ""),
+        ] {
+            assert_eq!(
+                status_of_threads(pid, row)?,
+                [expected],
+                "{row} of process {pid}"
+            );
+        }
+        for kind in ["mnt", "net", "ipc", "uts", "cgroup", "pid"] {
+            assert_ne!(
+                fs::read_link(format!("/proc/{pid}/ns/{kind}"))?,
+                fs::read_link(format!("/proc/self/ns/{kind}"))?,
+                "{kind} namespace of process {pid}"
+            );
+        }
+        assert_eq!(fs::read_dir(format!("/proc/{pid}/root/"))?.count(), 0);
+        let user = status_of_threads(pid, "Uid")?.concat();
+        assert!(!user.split_whitespace().any(|uid| uid == "0"), "{user}");
+        users.insert(user);
+    }
+    assert_eq!(users.len(), 2, "one user each: {users:?}");
+    for supervisor in vm
+        .all_pids()?
+        .into_iter()
+        .filter(|pid| !confined.contains(pid))
+    {
+        assert_eq!(status_of_threads(supervisor, "NoNewPrivs")?, ["1"]);
+        assert_eq!(status_of_threads(supervisor, "Seccomp")?, ["2"]);
+    }
+    vm.resume()?;
+    vm.finish()?.succeeded()?;
+    Ok(())
+}
+
 /// What a server with this option sends is counted in `fast_path`.
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
@@ -153,7 +203,7 @@ impl AffectedCpu {
 
     fn pretend() -> Result<AffectedCpu> {
         let says = "/tmp/mmio_stale_data";
-        std::fs::write(says, "Mitigation: Clear CPU buffers; SMT vulnerable\n")?;
+        fs::write(says, "Mitigation: Clear CPU buffers; SMT vulnerable\n")?;
         let mount = Command::new("mount")
             .args(["-o", "bind", says, AffectedCpu::FILE])
             .status()?;
