@@ -42,7 +42,7 @@ def run(options, report, own_kernel):
     if report.failed:
         return report.end()
     if not options.lab_only:
-        report.step("tests", lambda: command("cargo", "test", "--workspace", "--locked", "--quiet", environment=artifacts.environment()))
+        report.step("tests", lambda: command("cargo", "test", "--workspace", "--locked", "--quiet", "--no-fail-fast", environment=artifacts.environment()))
     if own_kernel:
         report.step("lab kernel", own_kernel.finish)
     report.side_by_side(list(steps(options)))

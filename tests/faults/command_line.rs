@@ -62,7 +62,7 @@ fn host_given_twice_is_refused() -> Result<()> {
 fn id_missing_is_refused() -> Result<()> {
     refused_devices(
         &["vfio-pci,host=0000:00:04.0,bus=pcie.0,addr=0x3"],
-        &["id=... is missing"],
+        &["id is missing or empty", "id=net"],
     )
 }
 
@@ -70,7 +70,10 @@ fn id_missing_is_refused() -> Result<()> {
 fn id_given_twice_is_refused() -> Result<()> {
     let first = "vfio-pci,host=0000:00:04.0,id=net,bus=pcie.0,addr=0x3";
     let again = "vfio-pci,host=0000:00:05.0,id=net,bus=pcie.0,addr=0x4";
-    refused_devices(&[first, again], &["ID net already exists"])
+    refused_devices(
+        &[first, again],
+        &["-device net", "this id is taken by another device"],
+    )
 }
 
 #[test]
@@ -112,8 +115,8 @@ fn occupied_slot_is_refused() -> Result<()> {
     refused_devices(
         &[first, again],
         &[
-            "Location of the device b is same as one of the bus pcie.0",
-            "belongs to a",
+            "-device b",
+            "slot 0x3 function 0 of bus \"pcie.0\" is already taken by 'a'",
         ],
     )
 }
