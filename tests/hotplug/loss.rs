@@ -12,7 +12,7 @@ use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme};
 const NOTICED: Duration = Duration::from_secs(20);
 
 /// A machine whose guest uses the NVMe behind pcie.1.
-fn with_disk(options: &str) -> Result<Machine> {
+pub(crate) fn with_disk(options: &str) -> Result<Machine> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0{options}");
     let mut machine = Machine::start(&["-device", PORT, "-device", &device])?;

@@ -65,7 +65,8 @@ impl Machine {
         let mut all = vec!["-smp", "2", "-m", "512M", "-qmp", &qmp];
         all.extend_from_slice(arguments);
         let vm = Vm::start_that_reboots(&all, guest)?;
-        let qmp = Qmp::connect(&socket)?;
+        let qmp = Qmp::connect(&socket);
+        let qmp = qmp.with_context(|| format!("the VM's log:\n{}", vm.log()))?;
         Ok(Self {
             vm,
             qmp,
@@ -79,6 +80,12 @@ impl Machine {
     pub(crate) fn event(&mut self, name: &str, limit: Duration) -> Result<Value> {
         let event = self.qmp.wait_for_event(name, limit);
         event.with_context(|| format!("the VM's log:\n{}", self.vm.log()))
+    }
+
+    /// A command that must succeed. An error shows what the VM's processes logged.
+    pub(crate) fn succeed(&mut self, command: &str) -> Result<Value> {
+        let answer = self.qmp.succeed(command);
+        answer.with_context(|| format!("the VM's log:\n{}", self.vm.log()))
     }
 
     /// Starts it, and waits until the guest obeys.

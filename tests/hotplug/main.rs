@@ -6,6 +6,7 @@ mod machine;
 mod manual;
 mod unplug;
 mod loss;
+mod recall;
 mod refusals;
 mod run_state;
 mod client;

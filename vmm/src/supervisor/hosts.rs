@@ -257,6 +257,16 @@ fn group_of(sysfs: &Path, device: &HostDevice) -> Result<u32, HostError> {
     }
 }
 
+/// Whether the device is there and no VFIO driver has it: somebody has unbound it. The kernel lets go of it at once, and resets it
+/// when its last user has closed it.
+pub(super) fn has_left_vfio(sysfs: &Path, host: PciAddress) -> bool {
+    let folder = folder_of(sysfs, host);
+    let driver = link_name(&folder.join("driver"));
+    let with_vfio =
+        driver.is_ok_and(|driver| driver.is_some_and(|driver| driver.contains(VFIO_DRIVER)));
+    folder.exists() && !with_vfio
+}
+
 /// The folders of the devices of a group that VFIO drivers have.
 pub(super) fn vfio_devices(sysfs: &Path, group: u32) -> Vec<PathBuf> {
     let folder = sysfs.join(format!("kernel/iommu_groups/{group}/devices"));

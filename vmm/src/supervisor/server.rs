@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -11,7 +12,7 @@ use sandbox::prepare::{ChildProcess, Ending};
 
 use super::brake;
 use super::deadline;
-use super::hosts::HostGroup;
+use super::hosts::{self, HostDevice, HostGroup, SYSFS};
 use super::life::{Action, Life};
 use super::ready::ReadyPipe;
 use super::spawn::{Connected, StartedServer};
@@ -96,7 +97,10 @@ impl Server {
 
     /// Whether it did not say that it failed to take its devices back. The kernel resets those of a server that was killed.
     pub(super) fn ended_clean(&self) -> bool {
+        let left = |device: &HostDevice| hosts::has_left_vfio(Path::new(SYSFS), device.host);
         match self.ending {
+            // One whose device was unbound under it cannot open it again.
+            Some(Ending::Exited(_)) if self.group.devices.iter().any(left) => true,
             None | Some(Ending::Exited(0) | Ending::Killed(_)) => true,
             // One that never served had nothing to take back.
             Some(Ending::Exited(_)) => self.failure.is_some(),

@@ -139,3 +139,20 @@ fn policy_may_name_any_device_that_is_there_and_no_other() {
         "{text}"
     );
 }
+
+#[test]
+fn device_has_left_vfio_when_it_is_there_and_another_driver_or_none_has_it() {
+    let sysfs = FakeSysfs::new(
+        "left",
+        &[
+            ("0000:00:04.0", Some(3), Some("vfio-pci")),
+            ("0000:00:05.0", Some(4), Some("nvme")),
+            ("0000:00:06.0", Some(5), None),
+        ],
+    );
+    let left = ["04", "05", "06", "07"].map(|slot| {
+        let host = format!("0000:00:{slot}.0").parse().unwrap();
+        has_left_vfio(&sysfs.0, host)
+    });
+    assert_eq!(left, [false, true, true, false]);
+}
