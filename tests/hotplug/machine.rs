@@ -15,6 +15,9 @@ pub(crate) const UNPLUG: Duration = Duration::from_secs(60);
 /// From the plug to the guest's driver.
 pub(crate) const PLUG: Duration = Duration::from_secs(60);
 
+/// Until a VM that does not start has said why.
+const ENDED: Duration = Duration::from_secs(3);
+
 /// The manual's root port.
 pub(crate) const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 
@@ -64,9 +67,12 @@ impl Machine {
         let qmp = format!("unix:{socket},server,nowait");
         let mut all = vec!["-smp", "2", "-m", "512M", "-qmp", &qmp];
         all.extend_from_slice(arguments);
-        let vm = Vm::start_that_reboots(&all, guest)?;
-        let qmp = Qmp::connect(&socket);
-        let qmp = qmp.with_context(|| format!("the VM's log:\n{}", vm.log()))?;
+        let mut vm = Vm::start_that_reboots(&all, guest)?;
+        let qmp = Qmp::connect(&socket).map_err(|error| {
+            // If the VMM has ended, its reason comes a moment later.
+            let end = vm.process().wait(ENDED);
+            error.context(format!("{end:?}; the VM's log:\n{}", vm.log()))
+        })?;
         Ok(Self {
             vm,
             qmp,
