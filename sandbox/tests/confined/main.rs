@@ -25,6 +25,13 @@ struct Confined {
     says: String,
 }
 
+/// Copies a program, in a process of its own: a child that another test forks at that moment would keep our descriptor, and
+/// the kernel executes no file that is open for writing.
+fn copy(program: &Path, to: &Path) {
+    let status = Command::new("cp").args([program, to]).status().unwrap();
+    assert!(status.success(), "cp: {status}");
+}
+
 /// A copy that a user without any right can execute, wherever the project is.
 fn program_for_all() -> &'static Path {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
@@ -32,7 +39,7 @@ fn program_for_all() -> &'static Path {
         // Under one name, so that no test leaves more than one file behind.
         let copy = std::env::temp_dir().join("bulkhead-confined");
         let new = copy.with_extension(std::process::id().to_string());
-        fs::copy(env!("CARGO_BIN_EXE_confined"), &new).unwrap();
+        copy(Path::new(env!("CARGO_BIN_EXE_confined")), &new);
         fs::rename(new, &copy).unwrap();
         copy
     })
@@ -215,7 +222,7 @@ fn child_of_a_user_without_privilege_sees_no_other_process() {
         return;
     }
     let tests = program_for_all().with_extension("tests");
-    fs::copy(std::env::current_exe().unwrap(), &tests).unwrap();
+    copy(&std::env::current_exe().unwrap(), &tests);
     let output = Command::new(&tests)
         .args([
             "--ignored",
