@@ -108,10 +108,11 @@ pub struct AllThreads {
 }
 
 impl AllThreads {
-    /// Confines all of them, and lets them begin. If one cannot be confined, none begins.
+    /// Confines all of them and then the calling thread, which is `Kind::Main`, and lets them begin. If one cannot be confined,
+    /// none begins.
     pub fn confine(self, confine: Arc<Confine>) -> io::Result<()> {
         let mut state = self.gate.lock();
-        state.order = Order::Confine(confine);
+        state.order = Order::Confine(Arc::clone(&confine));
         self.gate.changed.notify_all();
         while state.confined < state.started {
             state = self.gate.wait(state);
@@ -119,6 +120,7 @@ impl AllThreads {
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
+        confine(Kind::Main)?;
         state.order = Order::Go;
         self.gate.changed.notify_all();
         Ok(())

@@ -10,28 +10,38 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use protocol::pci::PciAddress;
+
 use super::hosts::{self, SYSFS};
 
 const COMMAND: u64 = 0x04;
 const BUS_MASTER: u8 = 1 << 2;
 
-/// Clears the bus master bit of every device of the group that VFIO has. On a thread of its own, which the process does not
-/// wait for: the kernel holds such a write up while a device is being reset.
-pub(super) fn stop_dma(group: u32) -> io::Result<()> {
+/// Clears the bus master bit of the devices, but of none that another driver has by now. On a thread of its own, which the process
+/// does not wait for: the kernel holds such a write up while a device is being reset.
+///
+/// One that was unbound has no driver and is still open, so it counts.
+pub(super) fn stop_dma(devices: Vec<PciAddress>) -> io::Result<()> {
     std::thread::Builder::new()
         .name("brake".to_owned())
         .spawn(move || {
-            for folder in hosts::vfio_devices(Path::new(SYSFS), group) {
-                let device = folder.file_name().unwrap_or_default().to_os_string();
-                match clear_bus_master(&folder.join("config")) {
-                    Ok(()) => tracing::warn!(?device, "DMA stopped: bus mastering is off"),
+            for device in devices {
+                match stop_dma_of(Path::new(SYSFS), device) {
+                    Ok(()) => tracing::warn!(%device, "DMA stopped: bus mastering is off"),
                     Err(error) => {
-                        tracing::error!(?device, %error, "DMA of the device cannot be stopped");
+                        tracing::error!(%device, %error, "DMA of the device cannot be stopped");
                     }
                 }
             }
         })
         .map(drop)
+}
+
+fn stop_dma_of(sysfs: &Path, device: PciAddress) -> io::Result<()> {
+    if hosts::another_driver_has(sysfs, device) {
+        return Err(io::Error::other("another driver may have it"));
+    }
+    clear_bus_master(&hosts::folder_of(sysfs, device).join("config"))
 }
 
 fn clear_bus_master(config: &Path) -> io::Result<()> {
@@ -54,5 +64,30 @@ mod tests {
         let after = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(after, [0x86, 0x80, 0xd3, 0x10, 0x03, 0x04, 0x10, 0x00]);
+    }
+
+    /// The command register afterwards of a device with this driver.
+    fn command_after(driver: Option<&str>) -> u8 {
+        let name = format!("bulkhead-brake-{}-{driver:?}", std::process::id());
+        let sysfs = std::env::temp_dir().join(name);
+        let device = "0000:00:04.0".parse().unwrap();
+        let folder = hosts::folder_of(&sysfs, device);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("config"), [0x86, 0x80, 0xd3, 0x10, 0x07]).unwrap();
+        if let Some(driver) = driver {
+            std::os::unix::fs::symlink(format!("../drivers/{driver}"), folder.join("driver"))
+                .unwrap();
+        }
+        let stopped = stop_dma_of(&sysfs, device);
+        let command = std::fs::read(folder.join("config")).unwrap()[4];
+        std::fs::remove_dir_all(sysfs).unwrap();
+        assert_eq!(stopped.is_ok(), command == 0x03);
+        command
+    }
+
+    #[test]
+    fn device_that_vfio_has_or_that_was_unbound_is_stopped_and_one_of_another_driver_is_not() {
+        let commands = [Some("vfio-pci"), None, Some("nvme")].map(command_after);
+        assert_eq!(commands, [0x03, 0x03, 0x07]);
     }
 }

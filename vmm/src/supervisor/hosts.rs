@@ -229,7 +229,7 @@ pub(super) fn check_allowed<'a>(
     }
 }
 
-fn folder_of(sysfs: &Path, host: PciAddress) -> PathBuf {
+pub(super) fn folder_of(sysfs: &Path, host: PciAddress) -> PathBuf {
     sysfs.join("bus/pci/devices").join(host.to_string())
 }
 
@@ -248,31 +248,41 @@ fn group_of(sysfs: &Path, device: &HostDevice) -> Result<u32, HostError> {
     if kind.trim() == "vfio-noiommu" {
         return Err(HostError::NoIommu { id, host });
     }
-    match link_name(&folder.join("driver"))? {
+    match driver_of(&folder)? {
         None => Err(HostError::NoDriver { id, host }),
-        Some(driver) if !driver.contains(VFIO_DRIVER) => {
-            Err(HostError::OtherDriver { id, host, driver })
-        }
+        Some(driver) if !is_vfio(&driver) => Err(HostError::OtherDriver { id, host, driver }),
         Some(_) => Ok(group),
     }
+}
+
+/// The driver of the device with this folder. None already while the kernel waits for the last user of a device that was unbound.
+fn driver_of(folder: &Path) -> Result<Option<String>, HostError> {
+    link_name(&folder.join("driver"))
+}
+
+fn is_vfio(driver: &str) -> bool {
+    driver.contains(VFIO_DRIVER)
 }
 
 /// Whether the device is there and no VFIO driver has it: somebody has unbound it. The kernel lets go of it at once, and resets it
 /// when its last user has closed it.
 pub(super) fn has_left_vfio(sysfs: &Path, host: PciAddress) -> bool {
     let folder = folder_of(sysfs, host);
-    let driver = link_name(&folder.join("driver"));
-    let with_vfio =
-        driver.is_ok_and(|driver| driver.is_some_and(|driver| driver.contains(VFIO_DRIVER)));
-    folder.exists() && !with_vfio
+    let driver = driver_of(&folder);
+    folder.exists() && driver.is_ok_and(|driver| !driver.is_some_and(|driver| is_vfio(&driver)))
+}
+
+/// Whether the device is there and a driver that is not VFIO's has it, or it cannot be told.
+pub(super) fn another_driver_has(sysfs: &Path, host: PciAddress) -> bool {
+    let driver = driver_of(&folder_of(sysfs, host));
+    !driver.is_ok_and(|driver| driver.is_none_or(|driver| is_vfio(&driver)))
 }
 
 /// The folders of the devices of a group that VFIO drivers have.
 pub(super) fn vfio_devices(sysfs: &Path, group: u32) -> Vec<PathBuf> {
     let folder = sysfs.join(format!("kernel/iommu_groups/{group}/devices"));
     let is_vfio = |device: &PathBuf| {
-        let driver = link_name(&device.join("driver"));
-        driver.is_ok_and(|driver| driver.is_some_and(|driver| driver.contains(VFIO_DRIVER)))
+        driver_of(device).is_ok_and(|driver| driver.is_some_and(|driver| is_vfio(&driver)))
     };
     std::fs::read_dir(folder)
         .map(|entries| {

@@ -131,7 +131,7 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     files.qmp = monitors::listen(&config.monitors, &mut socket_files)?;
     let log_file = config.log.file.as_deref().map(open::log).transpose()?;
     // 5. Everything that may take more power than a child needs is open (a port below 1024, for one).
-    let enforced = enter::give_up_what_no_child_needs(config.sandbox.mode, false)?;
+    let enforced = enter::give_up_what_no_child_needs(config.sandbox.mode)?;
     tracing::info!(%enforced, "Sandbox of the supervisor");
     // 6. Connect to device servers that others started.
     let mut devices = connect_sockets(&config)?;

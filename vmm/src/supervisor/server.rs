@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
+use protocol::pci::PciAddress;
 use rustix::process::Signal;
 use sandbox::prepare::{ChildProcess, Ending};
 
@@ -88,6 +89,11 @@ impl Server {
         }
     }
 
+    fn addresses(&self) -> Vec<PciAddress> {
+        let devices = self.group.devices.iter();
+        devices.map(|device| device.host).collect()
+    }
+
     /// The first device that the VMM has not released.
     pub(super) fn in_use(&self) -> Option<&str> {
         let ids = self.group.devices.iter().map(|device| device.id.as_str());
@@ -99,8 +105,8 @@ impl Server {
     pub(super) fn ended_clean(&self) -> bool {
         let left = |device: &HostDevice| hosts::has_left_vfio(Path::new(SYSFS), device.host);
         match self.ending {
-            // One whose device was unbound under it cannot open it again.
-            Some(Ending::Exited(_)) if self.group.devices.iter().any(left) => true,
+            // One whose devices were unbound under it cannot open them again. If one is still there, it may be the one that failed.
+            Some(Ending::Exited(_)) if self.group.devices.iter().all(left) => true,
             None | Some(Ending::Exited(0) | Ending::Killed(_)) => true,
             // One that never served had nothing to take back.
             Some(Ending::Exited(_)) => self.failure.is_some(),
@@ -154,7 +160,7 @@ impl Server {
                 None
             }
             Action::Brake => {
-                if let Err(error) = brake::stop_dma(self.group.number) {
+                if let Err(error) = brake::stop_dma(self.addresses()) {
                     tracing::error!(%error, hosts = self.group.hosts(), "DMA cannot be stopped");
                 }
                 None

@@ -21,10 +21,10 @@ fn no_thread_begins_before_every_thread_is_confined() {
         Ok(())
     };
     threads.complete().confine(Arc::new(confine)).unwrap();
-    let seen: Vec<Option<Kind>> = (0..6)
+    let seen: Vec<Option<Kind>> = (0..7)
         .map(|_| order.recv_timeout(DEADLINE).unwrap())
         .collect();
-    let (confined, began) = seen.split_at(3);
+    let (confined, began) = seen.split_at(4);
     assert!(confined.iter().all(Option::is_some), "{seen:?}");
     assert!(began.iter().all(Option::is_none), "{seen:?}");
 }
