@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
-use super::jail::LATE_FDS;
 use crate::config::{Config, FdTable, SerialFds};
 use crate::machine::serial::SerialWire;
+
+/// Descriptors of the start have numbers below this; sockets of devices, which come and go, begin here.
+pub(super) const LATE_FDS: RawFd = 512;
 
 /// Everything that the supervisor opened for this stage.
 #[derive(Debug)]
