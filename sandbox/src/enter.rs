@@ -72,10 +72,7 @@ pub fn leave_host(power: &Power, start: Start) -> Result<Sandbox, EnterError> {
 
 /// What a parent gives up that has to start others: it stays who and where it is, with the capabilities and calls that they need.
 /// While there is one thread.
-pub fn give_up_what_no_child_needs(
-    mode: Mode,
-    loads_modules: bool,
-) -> Result<Enforced, EnterError> {
+pub fn give_up_what_no_child_needs(mode: Mode) -> Result<Enforced, EnterError> {
     let mut sandbox = Sandbox {
         role: "supervisor",
         mode,
@@ -85,14 +82,14 @@ pub fn give_up_what_no_child_needs(
         return Ok(sandbox.enforced);
     }
     sandbox.note("limits", rlimits::apply(&supervisor::limits()))?;
-    let kept = supervisor::capabilities(loads_modules);
+    let kept = supervisor::capabilities();
     let kept = kept
         .iter()
         .fold(CapabilitySet::empty(), |all, kept| all | kept.capability);
     sandbox.note("capabilities", capabilities::keep(kept))?;
     let privileges = capabilities::no_new_privileges_by_exec();
     sandbox.note("privileges", privileges)?;
-    let filter = Filter::refusing(&supervisor::refused(loads_modules));
+    let filter = Filter::refusing(&supervisor::refused());
     let filtered = filter.and_then(|filter| filter.apply_to_process());
     sandbox.note("seccomp", filtered)?;
     Ok(sandbox.enforced)

@@ -1,9 +1,7 @@
 //! Which descriptors this process has: those that were listed, at numbers that stay what they are.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
-use std::path::PathBuf;
 
 use super::MechanismError;
 use crate::sys;
@@ -44,23 +42,4 @@ pub fn settle(ceiling: RawFd) -> Result<RawFd, MechanismError> {
         // It stays open until the process ends.
         let _kept = copy.into_raw_fd();
     }
-}
-
-/// Every open descriptor with what /proc says it is, in the order of their numbers.
-pub fn open_descriptors() -> Result<Vec<(RawFd, PathBuf)>, MechanismError> {
-    let failed = MechanismError::at("list the descriptors in /proc/self/fd");
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc/self/fd").map_err(&failed)? {
-        let entry = entry.map_err(&failed)?;
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        // The listing's own descriptor is gone again by the time its link is read.
-        if let (Some(number), Ok(target)) = (number, fs::read_link(entry.path())) {
-            found.push((number, target));
-        }
-    }
-    found.sort();
-    Ok(found)
 }

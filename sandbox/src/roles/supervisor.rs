@@ -15,6 +15,9 @@ use super::{Limit, Resource};
 
 /// x32 calls are native ones with this bit.
 const X32_BIT: i64 = 0x4000_0000;
+/// But these of `NEVER_NEEDED` have numbers of their own there: ptrace, kexec_load, move_pages, process_vm_readv and
+/// process_vm_writev. Spec: Linux, arch/x86/entry/syscalls/syscall_64.tbl.
+const X32_NUMBERS: [i64; 5] = [521, 528, 533, 539, 540];
 
 /// A capability that is kept, if the process has it.
 #[derive(Debug, Clone, Copy)]
@@ -25,10 +28,10 @@ pub struct Kept {
     pub why: &'static str,
 }
 
-/// All that are kept. `loads_modules`: a device may be taken from its driver for the VM, which may mean to load vfio-pci.
-pub fn capabilities(loads_modules: bool) -> Vec<Kept> {
+/// All that are kept.
+pub fn capabilities() -> [Kept; 9] {
     let kept = |capability, why| Kept { capability, why };
-    let mut all = vec![
+    [
         kept(
             CapabilitySet::SYS_ADMIN,
             "children leave namespaces and mount their roots; the brake of a lost device",
@@ -53,12 +56,7 @@ pub fn capabilities(loads_modules: bool) -> Vec<Kept> {
             CapabilitySet::SYS_PTRACE,
             "whether a VMM still holds a device is seen in /proc",
         ),
-    ];
-    if loads_modules {
-        let why = "managed=on: vfio-pci is loaded";
-        all.push(kept(CapabilitySet::SYS_MODULE, why));
-    }
-    all
+    ]
 }
 
 /// What it is held to.
@@ -83,6 +81,8 @@ const NEVER_NEEDED: [(&str, &[i64]); 5] = [
     (
         "programs in the kernel, and large interfaces that have had most of its holes",
         &[
+            libc::SYS_init_module,
+            libc::SYS_finit_module,
             libc::SYS_delete_module,
             libc::SYS_bpf,
             libc::SYS_perf_event_open,
@@ -138,16 +138,12 @@ const NEVER_NEEDED: [(&str, &[i64]); 5] = [
 ];
 
 /// What is refused with EPERM, to it and to everything it starts.
-pub fn refused(loads_modules: bool) -> Vec<Rule> {
-    let modules: (&str, &[i64]) = (
-        "code in the kernel",
-        &[libc::SYS_init_module, libc::SYS_finit_module],
-    );
-    let modules = (!loads_modules).then_some(modules);
+pub fn refused() -> Vec<Rule> {
+    let x32 = X32_NUMBERS.map(|call| Rule::syscall(call | X32_BIT, "the same as x32 numbers it"));
     NEVER_NEEDED
         .into_iter()
-        .chain(modules)
         .flat_map(|(why, calls)| calls.iter().map(move |call| (why, *call)))
         .flat_map(|(why, call)| [call, call | X32_BIT].map(|call| Rule::syscall(call, why)))
+        .chain(x32)
         .collect()
 }

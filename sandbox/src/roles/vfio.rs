@@ -88,8 +88,8 @@ pub fn role(
     rules.extend(descriptors.devices.iter().flat_map(|fd| device_rules(*fd)));
     rules.extend(renewal_rules(descriptors));
     let pinned: Vec<RawFd> = pinned(descriptors);
-    rules.extend(device_base::refused(&pinned, &folders));
     let refused = device_base::refused(&pinned, &folders);
+    rules.extend(refused.iter().cloned());
     Role {
         power: Power {
             role: "vfio",

@@ -57,21 +57,6 @@ impl Thread {
         Thread::Qmp,
         Thread::QmpCommands,
     ];
-
-    /// For people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Thread::Main => "main",
-            Thread::Vcpu => "vcpu",
-            Thread::Connections => "connections",
-            Thread::Supervisor => "supervisor",
-            Thread::Attach => "attach",
-            Thread::HotPlug => "hot-plug",
-            Thread::Release => "release",
-            Thread::Qmp => "qmp",
-            Thread::QmpCommands => "qmp-commands",
-        }
-    }
 }
 
 /// What the process is held to besides its filters. `memory_bytes`: what the guest has. `writes_files`: a serial port or the

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use vm_memory::{Bytes, GuestAddress};
 
+mod requests;
+
 use super::exit::FatalCause;
 use super::vcpu_set::VcpuContext;
 use super::*;

@@ -1,6 +1,6 @@
 //! The requests that KVM takes, by their numbers.
 //!
-//! Spec: Linux, include/uapi/linux/kvm.h. `vmm` compares them with kvm_bindings' structures.
+//! Spec: Linux, include/uapi/linux/kvm.h. The crate `vmm` compares them with kvm_bindings' structures (kvm/tests/requests.rs).
 
 /// Runs a virtual CPU.
 pub const RUN: u64 = 0xae80;
