@@ -27,7 +27,7 @@ struct Confined {
 
 /// Copies a program, in a process of its own: a child that another test forks at that moment would keep our descriptor, and
 /// the kernel executes no file that is open for writing.
-fn copy(program: &Path, to: &Path) {
+fn copy_program(program: &Path, to: &Path) {
     let status = Command::new("cp").args([program, to]).status().unwrap();
     assert!(status.success(), "cp: {status}");
 }
@@ -39,7 +39,7 @@ fn program_for_all() -> &'static Path {
         // Under one name, so that no test leaves more than one file behind.
         let copy = std::env::temp_dir().join("bulkhead-confined");
         let new = copy.with_extension(std::process::id().to_string());
-        copy(Path::new(env!("CARGO_BIN_EXE_confined")), &new);
+        copy_program(Path::new(env!("CARGO_BIN_EXE_confined")), &new);
         fs::rename(new, &copy).unwrap();
         copy
     })
@@ -221,8 +221,9 @@ fn child_of_a_user_without_privilege_sees_no_other_process() {
     if !is_root() {
         return;
     }
-    let tests = program_for_all().with_extension("tests");
-    copy(&std::env::current_exe().unwrap(), &tests);
+    let name = format!("tests-{}", std::process::id());
+    let tests = program_for_all().with_extension(name);
+    copy_program(&std::env::current_exe().unwrap(), &tests);
     let output = Command::new(&tests)
         .args([
             "--ignored",
