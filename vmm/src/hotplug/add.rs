@@ -57,12 +57,6 @@ pub(super) enum AddError {
     },
     #[error(transparent)]
     Attach(#[from] AttachError),
-    #[error("Watch device {id}")]
-    Watch {
-        id: String,
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl Devices {
@@ -145,15 +139,18 @@ impl Devices {
             if placed.is_err() {
                 self.take_back(device, &function);
             }
-            placed
+            placed.map(|()| function)
         });
-        match outcome {
-            Ok(()) => self.on(device, Event::Placed),
+        match &outcome {
+            Ok(function) => {
+                self.on(device, Event::Placed);
+                self.hear(device, function);
+            }
             // The supervisor may hold a part of it: a server that ends, or an answer that came too late.
             Err(_) if self.release_now(device) => self.on(device, Event::NotPlaced),
             Err(_) => {}
         }
-        outcome
+        outcome.map(drop)
     }
 
     fn obtain(&self, config: &DeviceConfig) -> Result<Arc<VfioUserFunction>, AddError> {
@@ -180,21 +177,22 @@ impl Devices {
         // From here on the guest's removal or the end of the machine finds it.
         self.table
             .with(device, |entry| entry.function = Some(Arc::clone(function)));
-        self.watch(device, function)
-            .map_err(|source| AddError::Watch {
-                id: device.id().to_owned(),
-                source,
-            })?;
         let watched = Watched::new(device, Arc::clone(function), self.jobs.clone());
         self.machine.pci.hot_plug(config.place(), watched)?;
-        if let Some(cause) = function.lost() {
-            // It was lost before it had a slot that could tell the guest.
-            let _taken = self.jobs.send(Job::Lost {
-                device: device.clone(),
-                cause: one_line(&cause),
-            });
-        }
         Ok(())
+    }
+
+    /// Hears from now on what becomes of the device. Not before it is in its place: a listener speaks once, and nothing could be
+    /// done about it then. What happened meanwhile is heard at once.
+    fn hear(&self, device: &DeviceKey, function: &Arc<VfioUserFunction>) {
+        let cause = match self.watch(device, function) {
+            Ok(()) => function.lost().map(|cause| one_line(&cause)),
+            Err(error) => Some(format!("it cannot be watched: {}", one_line(&error))),
+        };
+        if let Some(cause) = cause {
+            let device = device.clone();
+            let _taken = self.jobs.send(Job::Lost { device, cause });
+        }
     }
 
     fn take_back(&self, device: &DeviceKey, function: &Arc<VfioUserFunction>) {

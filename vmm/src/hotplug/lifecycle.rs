@@ -144,7 +144,7 @@ impl State {
             Event::HeldUp => (State::Held(After::Delete), &[Action::TellHeld]),
             // The guest may be faster than the end of the command.
             Event::Out => (State::Releasing(After::Delete), &[Action::LetGo]),
-            // Refused by `device_del`; and who places it looks afterwards whether it was lost.
+            // Refused by `device_del`; and nothing else is heard of it before it is in its place.
             Event::RemovalAsked { .. }
             | Event::Lost(..)
             | Event::HostAsks(_)
@@ -243,7 +243,8 @@ impl State {
 
     fn while_restarting(self, event: Event) -> (State, &'static [Action]) {
         match (self, event) {
-            (State::Unwanted, Event::Placed) => (State::Present, &[Action::AskGuest]),
+            // Nobody wants it, and the guest has not used it since it came back.
+            (State::Unwanted, Event::Placed) => (State::Present, &[Action::Take]),
             (_, Event::Placed) => (State::Present, &[]),
             (_, Event::NotPlaced) => (State::Gone, &[Action::TellDeleted]),
             (_, Event::HeldUp) => (State::Held(After::Delete), &[Action::TellHeld]),

@@ -69,7 +69,15 @@ impl Devices {
         let token = self.machine.events.add(fd, Interest::Readable, handler)?;
         *known = Some(token);
         drop(known);
-        self.table.with(device, |entry| entry.watches.push(token));
+        let kept = self.table.with(device, |entry| {
+            // The guest may have let it out already; then nobody would remove the token.
+            let is_there = entry.function.is_some();
+            entry.watches.extend(is_there.then_some(token));
+            is_there
+        });
+        if kept != Some(true) {
+            self.machine.events.remove(token);
+        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::devices::Devices;
-use super::lifecycle::{Action, Event, Seat, State};
+use super::lifecycle::{self, Action, Event, Seat, State};
 use super::supervisor::Release;
 use super::table::DeviceKey;
 use super::worker::Job;
@@ -136,6 +136,10 @@ impl Devices {
         match release {
             Release::Done => {
                 let may_restart = self.may_restart(device);
+                if !may_restart && self.is_to_restart(device) {
+                    let id = device.id();
+                    tracing::error!(device = id, "lost too often within a minute: it is removed");
+                }
                 self.on(device, Event::Released { may_restart });
             }
             Release::Held(reason) => {
@@ -260,6 +264,14 @@ impl Devices {
     }
 
     /// Whether a lost device was not restarted too often.
+    fn is_to_restart(&self, device: &DeviceKey) -> bool {
+        let state = self.table.with(device, |entry| entry.state);
+        matches!(
+            state,
+            Some(State::Releasing(then) | State::Held(then)) if then == lifecycle::After::Restart
+        )
+    }
+
     fn may_restart(&self, device: &DeviceKey) -> bool {
         let now = Instant::now();
         let often = self.table.with(device, |entry| {

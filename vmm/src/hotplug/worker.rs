@@ -125,7 +125,11 @@ fn take(devices: &Arc<Devices>, job: Job, timers: &mut Timers) {
         Job::Lost { device, cause } => devices.lost(&device, &cause),
         Job::HostAsks(device) => devices.host_asks(&device),
         Job::Ready(device) => devices.ready(&device),
-        Job::Remove { device, force } => devices.on(&device, Event::RemovalAsked { force }),
+        Job::Remove { device, force } => {
+            // The operator means the id: it may have begun anew meanwhile.
+            let device = devices.table.key(device.id()).unwrap_or(device);
+            devices.on(&device, Event::RemovalAsked { force });
+        }
         Job::Asked(device) => {
             timers
                 .release

@@ -175,6 +175,8 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::qmp::shapes;
 
@@ -204,15 +206,24 @@ mod tests {
             Event::DeviceReady {
                 device: device.clone(),
             },
+            Event::DeviceRecalled {
+                device: device.clone(),
+            },
+            Event::DeviceHeld {
+                device: device.clone(),
+                cause: cause.clone(),
+            },
             Event::DeviceLost { device, cause },
         ];
         events.extend(causes.map(Event::Reset));
         events.extend(causes.map(Event::Shutdown));
+        let mut seen = BTreeSet::new();
         for event in events {
             let (name, data) = event.parts();
-            assert!(Event::NAMES.contains(&name), "{name}");
+            seen.insert(name);
             let data = data.unwrap_or_else(|| json!({}));
             shapes::event_data(name).check(&data).unwrap();
         }
+        assert_eq!(seen, BTreeSet::from(Event::NAMES));
     }
 }

@@ -127,6 +127,14 @@ fn removal_asked_for_at_any_moment_of_a_restart_ends_in_deleted() {
 }
 
 #[test]
+fn device_that_was_asked_for_while_it_began_anew_is_taken_when_it_is_back() {
+    for asked in [ASK, FORCE, Event::HostAsks(KEPT)] {
+        let (state, done) = run(State::Restarting, &[asked, Event::Placed]);
+        assert_eq!((state, done), (State::Present, vec![Action::Take]));
+    }
+}
+
+#[test]
 fn device_that_the_operator_or_the_host_asked_for_does_not_come_back_when_it_is_lost() {
     let restart = OnFailure::Restart;
     let asked = State::Present.on(Event::Lost(restart, Seat::Asked)).0;
