@@ -248,8 +248,14 @@ impl Engine {
                 Turn::Late => {
                     self.lose(Event::Late { command });
                 }
-                // Nothing was asked yet.
-                Turn::Answered | Turn::Woken => {}
+                Turn::Answered => {
+                    // The next round abandons the ticket.
+                    self.end(LostCause::Protocol {
+                        command,
+                        what: "an answer before its request",
+                    });
+                }
+                Turn::Woken => {}
             }
         }
     }

@@ -38,9 +38,13 @@ impl Engine {
         };
         loop {
             self.await_main(receiver, ticket)?;
-            let header = receiver
-                .wait(ticket.wait())
-                .map_err(|error| self.receive_failed(error, command))?;
+            let header = match receiver.wait(ticket.wait()) {
+                Ok(header) => header,
+                Err(error) => {
+                    receiver.close_fds();
+                    return Err(self.receive_failed(error, command));
+                }
+            };
             if header.message_type() == MessageType::Reply && ticket.is_answered_by(&header) {
                 self.judge_message(receiver, header, true)?;
                 return Ok(header);
@@ -154,6 +158,7 @@ impl Engine {
                 Ok(header) => self.handle(receiver, header, Patience::None)?,
                 Err(RecvError::NotYet) => return Ok(()),
                 Err(error) => {
+                    receiver.close_fds();
                     return Err(self.lose(Event::Receive {
                         error,
                         command: None,

@@ -317,5 +317,6 @@ fn access(
 fn map_time(range: IovaRange) -> Duration {
     let gibibytes = range.len().div_ceil(1 << 30);
     let gibibytes = u32::try_from(gibibytes).unwrap_or(u32::MAX);
-    limits::DMA_MAP_TIME_PER_GIB.saturating_mul(gibibytes)
+    let for_size = limits::DMA_MAP_TIME_PER_GIB.saturating_mul(gibibytes);
+    limits::DMA_MAP_TIME.saturating_add(for_size)
 }

@@ -55,6 +55,7 @@ impl Engine {
                 Ok(header) => header,
                 Err(RecvError::NotYet) => return Ok(()),
                 Err(error) => {
+                    receiver.close_fds();
                     return Err(self.lose(Event::Receive {
                         error,
                         command: None,
@@ -68,6 +69,8 @@ impl Engine {
                 awaited: false,
             };
             if let Action::Lose(cause) = self.judge(event) {
+                // The client may be kept for long.
+                receiver.close_fds();
                 return Err(cause);
             }
             self.serve(&receiver.take(header), &twin.sender, patience)?;

@@ -142,9 +142,10 @@ impl FrameReceiver {
         self.fds.len()
     }
 
-    /// Closes the descriptors of the message that was waited for.
+    /// Closes the descriptors that have come and were not taken.
     pub fn close_fds(&mut self) {
         self.fds.clear();
+        self.next_fds = None;
     }
 
     /// Is a whole message in the buffer? If so, waiting for the socket to become readable would be wrong.
