@@ -10,6 +10,8 @@
 //! | `monitor` | `-qmp`, `-chardev`, `-mon`, `-name` |
 //! | `policy` | `-device-policy` |
 //! | `sandbox` | `-sandbox`, `-sandbox-uids`, `-sandbox-cgroup` |
+//! | `iommu` | `-iommu-backend` |
+//! | `fds` | the numbers of the descriptors that the supervisor opened |
 //! | `device` | `-device`: which device with which properties |
 //! | `root_port` | `-device pcie-root-port` |
 //! | `topology` | do the devices fit together: ids, buses, slots |

@@ -272,11 +272,13 @@ impl BarMap {
         any
     }
 
-    /// Takes everything away and unmaps the device from this process. It is free then, if its server is gone.
-    pub fn release(&mut self) {
+    /// Takes everything away. The caller drops what it gets, without holding the lock of this: that unmaps the device from this
+    /// process, and where its server is gone the kernel may then reset the device, which takes long.
+    #[must_use]
+    pub fn release(&mut self) -> Vec<Area> {
         self.retain(&[]);
-        self.areas.clear();
         self.doorbells.clear();
+        std::mem::take(&mut self.areas)
     }
 
     /// Every area that is mapped, and where the guest reaches it.

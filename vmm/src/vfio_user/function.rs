@@ -116,10 +116,8 @@ impl VfioUserFunction {
     pub fn drop_lost_mappings(&self, gpa: Option<u64>) -> bool {
         let dropped = lock(&self.bars).unmap_slots(gpa);
         if dropped {
-            tracing::warn!(
-                device = self.id,
-                "BAR memory cannot be reached; accesses are trapped until it decodes anew"
-            );
+            self.notices
+                .once("BAR memory cannot be reached; accesses are trapped until it decodes anew");
         }
         dropped
     }
@@ -132,7 +130,8 @@ impl VfioUserFunction {
         // From here on nobody wires or maps anything any more.
         self.is_lost.store(true, Ordering::Release);
         lock(&self.interrupts).stop();
-        lock(&self.bars).release();
+        let mapped = lock(&self.bars).release();
+        drop(mapped);
         let unmapped = match self.client.lost() {
             None => self.client.dma_unmap_all(),
             Some(_) => Ok(()),

@@ -1,6 +1,6 @@
 //! How long the guest's trapped accesses of one device took: a histogram with buckets of powers of two.
 //!
-//! Counted where the guest waits: from the request to its answer. What does not go to the device is not counted.
+//! Counted where the guest waits: every trapped access, also one that this process answers itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

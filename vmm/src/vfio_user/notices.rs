@@ -1,7 +1,7 @@
 //! What is said about the answers of a device's server: once per kind, so that no server and no guest floods the log.
 //!
 //! A kind is what we tried, the command, and the field that makes no sense, whatever its value.
-//! Limits: `MAX_KINDS` lines per device.
+//! Limits: `MAX_KINDS` lines per part of a device; there are three.
 
 use std::collections::BTreeSet;
 use std::error::Error;

@@ -115,6 +115,8 @@ fn take(
     iommufd: Option<(OwnedFd, Vec<OwnedFd>)>,
 ) -> Result<Way, OpenError> {
     let other = OpenError::OtherFds { wanted: backend };
+    // Also where it is closed below: the kernel may take a moment to let go of it.
+    let group_came_too = group.is_some();
     let iommufd = iommufd.filter(|_| backend != IommuBackend::Type1);
     let group = group.filter(|_| backend != IommuBackend::Iommufd);
     if let Some((iommufd, nodes)) = iommufd {
@@ -122,7 +124,7 @@ fn take(
             return Ok(Way::Iommufd(IommufdFds {
                 iommufd,
                 devices: nodes.into_iter().map(|node| (node, None)).collect(),
-                group_came_too: group.is_some(),
+                group_came_too,
             }));
         }
         return group
