@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::programs;
 use anyhow::{Context, Result};
 
 /// One line of /proc/PID/maps, with its share of memory from smaps.
@@ -112,14 +111,14 @@ pub fn context_switches(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// The pids of `root` and of all that it started, directly or not, zombies left out. A child of the supervisor leads a
-/// session of its own; one whose parent is gone belongs to every family, so that nobody can leave one behind unseen.
+/// The pids of `root` and of all that it started, directly or not, and that still hold something. A child of the supervisor
+/// leads a session of its own and becomes a child of the test when its parent is gone (see `Process::start`): it belongs to
+/// every family then, so that nobody can leave one behind unseen.
 pub fn family(root: u32) -> Result<Vec<u32>> {
     let all: Vec<Relatives> = processes()?.into_iter().filter_map(relatives).collect();
-    let ours = [running(programs::VMM)?, running(programs::DEVICE_SERVER)?].concat();
     let mut members: Vec<u32> = all
         .iter()
-        .filter(|one| one.pid == root || is_orphan(one, &ours))
+        .filter(|one| one.pid == root || is_orphan(one))
         .map(|one| one.pid)
         .collect();
     let mut next = 0;
@@ -133,9 +132,9 @@ pub fn family(root: u32) -> Result<Vec<u32>> {
     Ok(members)
 }
 
-/// One of our programs, started by a supervisor that is not its parent any more.
-fn is_orphan(one: &Relatives, ours: &[u32]) -> bool {
-    ours.contains(&one.pid) && one.session == one.pid && !ours.contains(&one.parent)
+/// One that a supervisor started which is not its parent any more.
+fn is_orphan(one: &Relatives) -> bool {
+    one.parent == std::process::id() && one.session == one.pid
 }
 
 /// The words of a process's command line.
@@ -166,6 +165,9 @@ fn processes() -> Result<Vec<u32>> {
     Ok(pids)
 }
 
+/// Where /proc/PID/stat has the number of threads, counted from the state on.
+const THREADS: usize = 17;
+
 /// What /proc/PID/stat says of where a process comes from.
 struct Relatives {
     pid: u32,
@@ -173,13 +175,14 @@ struct Relatives {
     session: u32,
 }
 
-/// "pid (name) state parent group session ..."; the name may hold anything, so the last parenthesis counts.
+/// "pid (name) state parent group session ..."; the name may hold anything, so the last parenthesis counts. None for a
+/// process that holds nothing any more: a zombie whose other threads, if it had any, have ended too.
 fn relatives(pid: u32) -> Option<Relatives> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let words: Vec<&str> = rest.split_ascii_whitespace().collect();
     match words.as_slice() {
-        ["Z", ..] => None,
+        ["Z", ..] if words.get(THREADS) == Some(&"1") => None,
         [_, parent, _, session, ..] => Some(Relatives {
             pid,
             parent: parent.parse().ok()?,

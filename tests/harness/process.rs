@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, kill_process, kill_process_group, pidfd_open,
+    set_child_subreaper,
+};
 
 use crate::console::Console;
 use crate::deadline::eventually;
 use crate::proc_files;
 
 /// How long the processes of a killed supervisor may take to go: a device is reset on the way.
-const FAMILY_END: Duration = Duration::from_secs(20);
+const FAMILY_END: Duration = Duration::from_secs(90);
 
 /// A running child with its console; killed when dropped, with all that it started.
 #[derive(Debug)]
@@ -29,8 +32,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with pipes on its three standard streams.
+    /// Starts `command` with pipes on its three standard streams. What it starts in turn becomes this process's child when its
+    /// parent dies, so that the end of all of it can be seen.
     pub fn start(name: &'static str, command: &mut Command) -> Result<Self> {
+        set_child_subreaper(Some(getpid())).context("become the parent of orphans")?;
         command
             .process_group(0)
             .stdin(Stdio::piped())
