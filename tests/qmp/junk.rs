@@ -52,6 +52,7 @@ fn sixty_four_mebibytes_of_junk_are_not_noticed() -> Result<()> {
     let before = resident(&family)?;
     let stream = machine.connect()?;
     stream.set_write_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
     let reader = stream.try_clone()?;
     let drain = std::thread::spawn(move || {
         let mut answers = Vec::new();

@@ -47,10 +47,12 @@ impl Machine {
         })
     }
 
-    /// A connection that the test speaks on itself.
+    /// A connection that the test speaks on itself; what it reads must come in time.
     pub(crate) fn connect(&self) -> Result<UnixStream> {
         let connect = || UnixStream::connect(&self.socket).ok();
-        eventually("the QMP socket", PROCESS, connect)
+        let stream = eventually("the QMP socket", PROCESS, connect)?;
+        stream.set_read_timeout(Some(PROCESS))?;
+        Ok(stream)
     }
 
     /// One more client.
