@@ -23,7 +23,7 @@ IOMMUS = {
 # its guests. Beyond its tolerance (250 ppm) of what Linux measures later their timers stop.
 KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet mitigations=off intel_iommu=on iommu=pt kvm.tsc_tolerance_ppm=50000"
 
-# Ports that the lab's init opens by these names (see files/lab-init).
+# Ports that the lab's init opens by these names (see files/lab-session).
 PORTS = ("lab-control", "lab-out", "lab-err", "lab-results")
 
 # The second serial port, /dev/ttyS1, is there for --shell.

@@ -29,6 +29,7 @@ inside the machine:
                     line gives as run=BASE64, prints GUEST-EXIT STATUS and powers off
   LAB_GUEST_KERNEL_GENERIC, LAB_GUEST_INITRD_GENERIC  Debian's generic kernel 6.1 (bzImage) and its initrd: starts slower, has
                     drivers for the e1000e and other devices
+  LAB, LAB_KERNEL   1, and the kernel as --kernel names it
   lab-bind 0000:00:04.0 gives a device to vfio-pci, lab-unbind takes it back
   lab-guest-initrd SCRIPT OUTPUT makes an initrd with a script that is too long for run= (about 1400 bytes)
 

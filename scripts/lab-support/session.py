@@ -1,6 +1,6 @@
 """One run of the lab machine: start it, relay its output, hold its deadlines, and leave nothing behind.
 
-Protocol with the machine's init (files/lab-init), on four virtio-serial ports that end here as socketpairs:
+Protocol with the machine's init (files/lab-session), on four virtio-serial ports that end here as socketpairs:
 output bytes, error bytes, a tar of the results, and control lines ("READY", "EXIT status", "DONE", "STOP").
 Limits: see the constants; every wait ends at a deadline.
 """

@@ -31,7 +31,7 @@ def build():
 
 def stage_tests():
     """Folder with the test executables of the `tests` package under their own names, and the guest's program."""
-    words = ["cargo", "test", "--no-run", "--locked", "--quiet", "--package", "tests", "--tests", "--message-format=json"]
+    words = ["cargo", "test", "--no-run", "--locked", "--quiet", "--package", "tests", "--tests", "--message-format=json-render-diagnostics"]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         sys.exit("scripts/test: the tests do not compile: see above")

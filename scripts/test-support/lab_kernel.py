@@ -18,10 +18,11 @@ class KernelBuild:
         self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output)
 
     def finish(self):
-        """Waits for it; gives (ok, its output)."""
+        """Waits for it and shows what it said; gives (ok, no output)."""
         status = self._process.wait()
         self._output.seek(0)
-        return status == 0, self._output.read()
+        print(self._output.read(), end="", flush=True)
+        return status == 0, ""
 
     def abandon(self):
         """Ends it: scripts/lab ends the compilers when it is asked to stop."""

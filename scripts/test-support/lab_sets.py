@@ -13,6 +13,8 @@ import subprocess
 from artifacts import ROOT, STAGE, TARGET, environment
 
 MEMORY_RESERVE_MIB = 512
+# scripts/lab's status after Ctrl-C.
+INTERRUPTED = 130
 
 # The kernel that scripts/lab builds itself.
 OWN_KERNEL = "iommufd"
@@ -100,6 +102,11 @@ def why_not(lab_set):
     return None
 
 
+def at_once():
+    """How many lab machines the free memory is enough for."""
+    return available_memory_mib() // (max(one.memory for one in SETS) + MEMORY_RESERVE_MIB)
+
+
 def available_memory_mib():
     for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
@@ -111,19 +118,26 @@ def run(lab_set, staged, name_filter):
     """Runs all tests of the set in one lab machine. Gives (ok, output, names of the tests that passed only the second time)."""
     skips = [word for name in lab_set.skip for word in ("--skip", name)]
     only = [name_filter] if name_filter else list(lab_set.only)
-    ok, output = boot(lab_set, staged, [*only, *skips])
+    ok, output = boot(lab_set, staged, [*only, *skips], "")
     if ok:
+        if only == list(lab_set.only) and not re.search(r"^test result: ok\. [1-9]", output, re.MULTILINE):
+            return False, f"{output}=== lab: {lab_set.name}: no test has a name with {' or '.join(only)}\n", ()
         return True, output, ()
-    failed = re.findall(r"^test (\S+) \.\.\. FAILED", output, re.MULTILINE)
-    # Where a machine died or an executable aborted, tests were never reached: then all run again.
-    ended = len(re.findall(r"^test result: ", output, re.MULTILINE))
-    failed = failed if ended == len(lab_set.tests) else []
+    failed = failures(lab_set, output)
     output += f"=== lab: {lab_set.name}: once more in a fresh lab machine: {' '.join(failed) or 'all, since the machine died'}\n"
-    ok, again = boot(lab_set, staged, ["--exact", *failed] if failed else [*only, *skips])
-    if ok:
-        # What failed is counted where it passed.
+    ok, again = boot(lab_set, staged, ["--exact", *failed] if failed else [*only, *skips], "-again")
+    if failed:
+        # What failed is counted in the second run.
         output = re.sub(r"(test result: )FAILED(\. \d+ passed; )\d+ failed", r"\1ok\g<2>0 failed", output)
     return ok, (output if failed else uncounted(output)) + again, failed or ("the whole set",)
+
+
+def failures(lab_set, output):
+    """Names of the tests that failed; none where the output does not tell all of them, and all have to run again."""
+    names = re.findall(r"^test (\S+) \.\.\. FAILED", output, re.MULTILINE)
+    # Where a machine died or an executable aborted, tests were never reached; a test's own output may hide its verdict.
+    counts = [int(count) for count in re.findall(r"^test result: \w+\. \d+ passed; (\d+) failed", output, re.MULTILINE)]
+    return names if len(counts) == len(lab_set.tests) and sum(counts) == len(names) else []
 
 
 def uncounted(output):
@@ -131,7 +145,7 @@ def uncounted(output):
     return re.sub(r"^test result: ", "(of a machine that died) test result: ", output, flags=re.MULTILINE)
 
 
-def boot(lab_set, staged, arguments):
+def boot(lab_set, staged, arguments, suffix):
     """Boots the lab once and runs the set's tests with these arguments. Gives (ok, output)."""
     # A test that fails does not keep the next executable from running.
     tests = " && ".join(f"run {name}" for name in lab_set.tests)
@@ -146,10 +160,12 @@ def boot(lab_set, staged, arguments):
     for program in (*lab_set.tests, *lab_set.folders, "guest-probe"):
         words += ["--copy-in", str(staged / program)]
     words += ["--", "bash", "-c", script]
-    results = TARGET / "lab-out" / name
+    results = TARGET / "lab-sets" / (name + suffix)
     results.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         words, cwd=ROOT, env={**environment(), "LAB_OUT": str(results)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", check=False,
     )
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt  # not a failure that a second boot could mend
     return done.returncode == 0, done.stdout

@@ -26,6 +26,8 @@ DEVICE_SERVER = "device server"
 
 def main():
     options = parse()
+    if not chosen(options) and options.filter not in DEVICE_SERVER:
+        sys.exit(f"scripts/test: no lab machine has \"{options.filter}\" in its name; --help names them")
     report = Report()
     own_kernel = KernelBuild(lab_sets.OWN_KERNEL) if wants_own_kernel(options) else None
     try:
@@ -139,8 +141,9 @@ class Report:
                 self._skipped += 1
                 self._lines.append(f"skip  {name}: {reason}")
                 print(f"=== {name}: skipped: {reason}", flush=True)
-        print(f"=== {lanes.count()} at a time; what a step says is shown when it ends", flush=True)
-        for name, (seconds, result) in lanes.run([(name, timed(run)) for name, run, reason in steps if not reason]):
+        at_once = lanes.count(lab_sets.at_once())
+        print(f"=== {at_once} at a time; what a step says is shown when it ends", flush=True)
+        for name, (seconds, result) in lanes.run([(name, timed(run)) for name, run, reason in steps if not reason], at_once):
             print(f"=== {name}\n{result[1]}", end="", flush=True)
             self._add(name, seconds, result)
 
@@ -160,6 +163,9 @@ class Report:
     def end(self):
         print("=== summary")
         print("\n".join(self._lines))
+        if not self._passed:
+            print("no test was run")
+            self.failed = True
         verdict = "FAILED" if self.failed else "ok"
         seconds = time.monotonic() - self._started
         print(f"test {verdict}: {self._passed} tests passed, {self._failures} failed, {self._skipped} steps skipped, {seconds:.0f} s")
