@@ -8,12 +8,13 @@ mod devices;
 mod host;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ErrorKind};
-use clap::{
-    ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sandbox::profile::{Mode, Start};
+use telemetry::log::{Format, LogError};
 
 use self::devices::{DeviceArgs, SocketArgs};
 pub use self::devices::{Endpoint, ServedDevice};
@@ -50,6 +51,8 @@ pub enum Devices {
     },
     /// The software test device.
     Test {
+        /// What the log calls it.
+        id: String,
         /// Its socket.
         endpoint: Endpoint,
         /// Reach client memory by messages only.
@@ -64,26 +67,20 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     pub ready_fd: Option<i32>,
     /// How log lines look
-    #[arg(long, value_enum, default_value = "text")]
-    pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a tracing filter
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = log_format())]
+    pub log_format: Format,
+    /// What is logged: error, warn, info, debug, trace, or levels per module as in info,device_server::dma=debug
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     pub log_level: String,
+    /// Make a socket there (unix:PATH) on which metrics can be read, in the OpenMetrics text format over HTTP
+    #[arg(long, value_name = "WHERE", value_parser = telemetry::metrics::socket_path)]
+    pub metrics: Option<PathBuf>,
     /// Also serve processes of this user; the socket's mode has to let them connect
     #[arg(long, value_name = "USER", action = ArgAction::Append, value_parser = accounts::uid)]
     pub allow_uid: Vec<u32>,
     /// Also serve processes whose main group is this one
     #[arg(long, value_name = "GROUP", action = ArgAction::Append, value_parser = accounts::gid)]
     pub allow_gid: Vec<u32>,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// How PCI devices are opened.
@@ -168,6 +165,9 @@ enum Kind {
     Test {
         #[command(flatten)]
         process: ProcessArgs,
+        /// What the log and the metrics call the device
+        #[arg(long, value_name = "NAME", default_value = "test")]
+        id: String,
         /// Reach client memory by DMA_READ and DMA_WRITE even where the client sent a file descriptor
         #[arg(long)]
         message_dma: bool,
@@ -179,8 +179,9 @@ enum Kind {
     Host(host::Host),
 }
 
-/// Parses the arguments, program name first. The error knows its text and exit status (also for --help).
-pub fn parse<I>(arguments: I) -> Result<Task, clap::Error>
+/// Parses the arguments, program name first. The error knows its text and exit status (also for --help). Sockets that a
+/// service manager passed are for the devices that have none, in their order.
+pub fn parse<I>(arguments: I, passed_sockets: i32) -> Result<Task, clap::Error>
 where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
@@ -194,7 +195,8 @@ where
             devices,
         } => {
             let matches = matches.subcommand().map(|(_, matches)| matches);
-            let devices = devices.devices(matches.unwrap_or(&ArgMatches::default()))?;
+            let devices =
+                devices.devices(matches.unwrap_or(&ArgMatches::default()), passed_sockets)?;
             Ok(Task::Serve(Command {
                 process,
                 devices: Devices::Vfio { devices, options },
@@ -202,17 +204,27 @@ where
         }
         Kind::Test {
             process,
+            id,
             message_dma,
             sockets,
         } => Ok(Task::Serve(Command {
             process,
             devices: Devices::Test {
+                id,
                 endpoint: sockets.only("test")?,
                 message_dma,
             },
         })),
         Kind::Host(host) => Ok(Task::Host(host.into())),
     }
+}
+
+fn log_format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::NAMES).try_map(|name| name.parse())
+}
+
+fn log_filter(text: &str) -> Result<String, LogError> {
+    telemetry::log::check_filter(text).map(|()| text.to_owned())
 }
 
 /// The exit status of a command line that cannot be followed, or that asks for help. Those of `host` stay clear of what

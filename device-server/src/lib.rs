@@ -6,6 +6,7 @@ pub mod cli;
 pub mod ready;
 pub mod serving;
 pub mod server;
+pub mod metrics;
 pub mod backends;
 pub mod host;
 pub mod dma;

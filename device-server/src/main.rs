@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use device_server::cli::{self, LogFormat, ProcessArgs, Task};
+use device_server::cli::{self, ProcessArgs, Task};
 use device_server::host::command::execute;
 use device_server::ready::ReadyLine;
 use device_server::run::{adopt, run};
 use device_server::serving::error_chain;
-use tracing_subscriber::EnvFilter;
+use telemetry::log::LogError;
+use telemetry::service::passed_sockets;
 
 /// Exit status of a start that failed, or of a device that could not be served any more.
 const FAILED: u8 = 1;
@@ -17,7 +18,7 @@ const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let command = match cli::parse(&arguments) {
+    let command = match cli::parse(&arguments, passed_sockets()) {
         Ok(Task::Serve(command)) => command,
         Ok(Task::Host(command)) => return execute(command),
         Err(error) => {
@@ -26,8 +27,8 @@ fn main() -> ExitCode {
             return cli::usage_status(&arguments, &error).into();
         }
     };
-    if let Err(text) = start_log(&command.process) {
-        eprintln!("bulkhead-device-server: {text}");
+    if let Err(error) = start_log(&command.process) {
+        eprintln!("bulkhead-device-server: {}", error_chain(&error));
         return BAD_USAGE.into();
     }
     let mut ready = match command
@@ -55,18 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to stderr.
-fn start_log(process: &ProcessArgs) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&process.log_level)
-        .map_err(|error| format!("--log-level {}: {error}", process.log_level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // A log that cannot be written is no reason to die.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    let result = match process.log_format {
-        LogFormat::Text => log.with_ansi(false).try_init(),
-        LogFormat::Json => log.json().try_init(),
-    };
-    result.map_err(|error| format!("start the log: {error}"))
+fn start_log(process: &ProcessArgs) -> Result<(), LogError> {
+    let format = process.log_format;
+    telemetry::log::start(&process.log_level, format, telemetry::log::output(format)?)
 }

@@ -3,8 +3,8 @@
 //! Not here: the threads that serve (`serving`), what a session does (`server/`), how devices are opened (`backends/`).
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -14,15 +14,22 @@ use sandbox::enter::{self, EnterError, Sandbox};
 use sandbox::profile::{Mode, Start};
 use sandbox::roles::vfio::{self, VfioDescriptors};
 use sandbox::roles::{Calls, Folder, Need};
+use telemetry::device::UNKNOWN;
+use telemetry::metrics::Exporter;
+use telemetry::service::Notifier;
 
 use crate::backend::Backend;
-use crate::backends::test::{TestDevice, TestDeviceOptions};
-use crate::backends::vfio::{GivenFds, OpenError, OpenOptions, WantedDevice};
-use crate::cli::{Command, Devices, Endpoint, ProcessArgs, ServedDevice, VfioArgs};
+use crate::backends::vfio::OpenError;
+use crate::cli::{Command, Devices, ProcessArgs};
+use crate::metrics::Metrics;
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, ServeError, Shutdown, Source};
 use crate::serving::Serving;
+
+mod opening;
+
+pub use opening::adopt;
 
 /// Why the process did not start, or did not end well. The text and its sources make one line.
 #[derive(Debug, thiserror::Error)]
@@ -74,35 +81,40 @@ struct Served {
     config: ServeConfig,
     backend: Box<dyn Backend>,
     source: Source,
-    file: Option<SocketFile>,
 }
 
 /// Does what the command line says. `ready` gets its line at step 7, or never if there is an error.
 pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
     // 1. Block the signals that end the process before there is a second thread: all threads inherit that.
     let signals = block_signals().map_err(|source| set_up("block SIGTERM and SIGINT", source))?;
+    let _devices = devices_span(&command.devices).entered();
     // 2. Open the devices. Nothing of this listens to a client yet.
     let clients = clients(&command.process, &command.devices)?;
-    let opened = open(command.devices, &clients)?;
+    let metrics = Metrics::default();
+    let opened = opening::open(command.devices, &clients, &metrics)?;
     // 3. Bind the sockets: a client that connects from here on waits in the backlog.
+    let mut files = Vec::new();
+    let exporter = exporter(command.process.metrics.as_deref(), metrics, &mut files)?;
     let mut served = Vec::new();
     for (config, backend, endpoint) in opened.devices {
         let (source, file) = endpoint.listen()?;
+        files.extend(file);
         served.push(Served {
             config,
             backend,
             source,
-            file,
         });
     }
+    let manager = Notifier::connect()
+        .map_err(|source| set_up("reach the service manager (NOTIFY_SOCKET)", source))?;
     // 4. Give up the host: from here on there is no file system, no network and no privilege.
-    let sandbox = confine(opened.confinement, &served)?;
+    let sandbox = confine(opened.confinement, &files)?;
     // 5. One thread per device, all held back: none can be started once system calls are filtered.
     let shutdown = Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
     let mut serving = Serving::new(shutdown).map_err(|source| set_up("make an eventfd", source))?;
-    let mut files = Vec::new();
+    let start_exporter = exporter.map_or(Ok(()), |exporter| serving.export(exporter));
+    start_exporter.map_err(|source| set_up("start a thread", source))?;
     for device in served {
-        files.push(device.file);
         serving
             .start(device.config, device.backend, device.source)
             .map_err(|source| set_up("start a thread", source))?;
@@ -119,11 +131,28 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     if let Some(line) = ready.take() {
         line.ready();
     }
+    manager.ready();
     serving.wait(&signals);
     // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
     //    One that is held up by its device for longer than a reset may take is left behind.
+    manager.stopping();
     drop(files);
     Ok(serving.stop(limits::RESET_DEADLINE)?)
+}
+
+/// The span of what is not about one of the devices alone.
+fn devices_span(devices: &Devices) -> tracing::Span {
+    match devices {
+        Devices::Test { id, .. } => telemetry::device::span(id, UNKNOWN),
+        Devices::Vfio { devices, .. } => {
+            let ids: Vec<_> = devices.iter().map(|device| device.id.clone()).collect();
+            let hosts: Vec<_> = devices
+                .iter()
+                .map(|device| device.host.to_string())
+                .collect();
+            telemetry::device::span(&ids.join(","), &hosts.join(","))
+        }
+    }
 }
 
 /// Who is served, in the numbers that hold before the sandbox is entered.
@@ -148,6 +177,23 @@ fn clients(process: &ProcessArgs, devices: &Devices) -> Result<Clients, RunError
     Ok(clients)
 }
 
+/// The socket on which metrics can be read, if one is wanted.
+fn exporter(
+    path: Option<&Path>,
+    metrics: Metrics,
+    files: &mut Vec<SocketFile>,
+) -> Result<Option<Exporter>, RunError> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let (listener, file) = Listener::bind(path)?;
+    files.push(file);
+    let exporter = Exporter::new(listener.into(), metrics.into_registry());
+    Ok(Some(exporter.map_err(|source| {
+        set_up("prepare the metrics socket", source)
+    })?))
+}
+
 /// What a process is confined to.
 struct Confinement {
     start: Start,
@@ -159,7 +205,7 @@ struct Confinement {
 /// Leaves the host.
 fn confine(
     confinement: Option<Confinement>,
-    served: &[Served],
+    files: &[SocketFile],
 ) -> Result<Option<(Sandbox, Calls)>, RunError> {
     // The software test device is not confined: it has nothing to lose.
     let Some(confinement) = confinement else {
@@ -172,7 +218,7 @@ fn confine(
         .map_err(|errno| set_up("look at standard error", errno.into()))?;
     let log_to_file = FileType::from_raw_mode(log.st_mode) == FileType::RegularFile;
     let mut folders = confinement.folders;
-    for file in served.iter().filter_map(|device| device.file.as_ref()) {
+    for file in files {
         let copy = file.folder().try_clone_to_owned();
         folders.push(Folder {
             fd: copy.map_err(|source| set_up("copy a descriptor", source))?,
@@ -189,137 +235,6 @@ fn confine(
     );
     let sandbox = enter::leave_host(&role.power, confinement.start)?;
     Ok(Some((sandbox, role.calls)))
-}
-
-/// Devices that are open, how each is served, and where.
-struct Opened {
-    devices: Vec<(ServeConfig, Box<dyn Backend>, Place)>,
-    confinement: Option<Confinement>,
-}
-
-/// Where a device is served: a path to bind, or an inherited socket.
-enum Place {
-    Path(PathBuf),
-    Inherited(Source),
-}
-
-impl Place {
-    fn take(endpoint: Endpoint) -> Result<Place, RunError> {
-        let number = match endpoint {
-            Endpoint::Path(path) => return Ok(Place::Path(path)),
-            Endpoint::Fd(number) => number,
-        };
-        let inherited = |source| RunError::Inherited {
-            option: "--socket-fd",
-            number,
-            source,
-        };
-        let socket = adopt("--socket-fd", number)?;
-        let source = Source::from_inherited(socket).map_err(inherited)?;
-        Ok(Place::Inherited(source))
-    }
-
-    /// Whether a second client may come.
-    fn takes_many_clients(&self) -> bool {
-        !matches!(self, Place::Inherited(Source::Connected(_)))
-    }
-
-    fn listen(self) -> Result<(Source, Option<SocketFile>), RunError> {
-        match self {
-            Place::Path(path) => {
-                let (listener, file) = Listener::bind(&path)?;
-                Ok((Source::Listening(listener), Some(file)))
-            }
-            Place::Inherited(source) => Ok((source, None)),
-        }
-    }
-}
-
-fn open(devices: Devices, clients: &Clients) -> Result<Opened, RunError> {
-    match devices {
-        Devices::Test {
-            endpoint,
-            message_dma,
-        } => open_test_device(endpoint, message_dma, clients),
-        Devices::Vfio { devices, options } => open_vfio_devices(devices, options, clients),
-    }
-}
-
-fn open_test_device(
-    endpoint: Endpoint,
-    message_dma: bool,
-    clients: &Clients,
-) -> Result<Opened, RunError> {
-    let max_dma_maps = usize::try_from(limits::MAX_DMA_MAPS).unwrap_or(usize::MAX);
-    let options = TestDeviceOptions {
-        message_dma,
-        max_dma_maps,
-    };
-    let device = TestDevice::new(options).map_err(|errno| RunError::TestDevice(errno.into()))?;
-    let config = ServeConfig::new("test".to_owned(), true, clients.clone());
-    Ok(Opened {
-        devices: vec![(config, Box::new(device), Place::take(endpoint)?)],
-        confinement: None,
-    })
-}
-
-fn open_vfio_devices(
-    devices: Vec<ServedDevice>,
-    options: VfioArgs,
-    clients: &Clients,
-) -> Result<Opened, RunError> {
-    let (mut wanted, mut places) = (Vec::new(), Vec::new());
-    for device in devices {
-        let place = Place::take(device.endpoint)?;
-        wanted.push(WantedDevice {
-            address: device.host,
-            bar_mmap: device.bar_mmap,
-            renewed: place.takes_many_clients(),
-            node: adopt_optional("--device-fd", device.device_fd)?,
-        });
-        // The hardware does the DMA, so the second socket stays silent. It is there all the same: a client that has it
-        // need not look at the first one whenever an answer comes.
-        let config = ServeConfig::new(device.host.to_string(), true, clients.clone());
-        places.push((config, place));
-    }
-    let opened = crate::backends::vfio::open(
-        wanted,
-        OpenOptions {
-            allow_no_reset: options.allow_no_reset,
-            allow_noncoherent: options.allow_noncoherent,
-            iommu: options.iommu_backend,
-            given: GivenFds {
-                container: adopt_optional("--container-fd", options.container_fd)?,
-                group: adopt_optional("--group-fd", options.group_fd)?,
-                iommufd: adopt_optional("--iommufd-fd", options.iommufd_fd)?,
-            },
-        },
-    )?;
-    let devices = places.into_iter().zip(opened.backends);
-    Ok(Opened {
-        devices: devices
-            .map(|((config, place), backend)| (config, backend, place))
-            .collect(),
-        confinement: Some(Confinement {
-            start: options.sandbox.into(),
-            max_locked_memory: options.max_locked_memory,
-            descriptors: opened.descriptors,
-            folders: opened.folders,
-        }),
-    })
-}
-
-/// Takes over an inherited descriptor that the command line names.
-pub fn adopt(option: &'static str, number: i32) -> Result<OwnedFd, RunError> {
-    sandbox::sys::adopt_fd(number).map_err(|source| RunError::Inherited {
-        option,
-        number,
-        source,
-    })
-}
-
-fn adopt_optional(option: &'static str, number: Option<i32>) -> Result<Option<OwnedFd>, RunError> {
-    number.map(|number| adopt(option, number)).transpose()
 }
 
 fn block_signals() -> io::Result<SignalFd> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use telemetry::metrics::Exporter;
 
 use crate::backend::Backend;
 use crate::server::{ServeConfig, ServeError, Shutdown, Source};
@@ -58,6 +59,8 @@ pub struct Serving {
     /// Signalled when there is something in `results`.
     ended: Arc<OwnedFd>,
     running: usize,
+    /// The thread that exports metrics, which ends with the process: 0 or 1.
+    exporting: usize,
     failure: Option<ServeError>,
     gate: Arc<Gate>,
 }
@@ -74,6 +77,7 @@ impl Serving {
             sender,
             ended,
             running: 0,
+            exporting: 0,
             failure: None,
             gate: Arc::default(),
         })
@@ -81,7 +85,8 @@ impl Serving {
 
     /// Returns when every thread that was started exists and waits: from then on none makes a system call to begin.
     pub fn wait_until_held(&self) {
-        self.gate.wait_for(self.running);
+        self.gate
+            .wait_for(self.running.saturating_add(self.exporting));
     }
 
     /// Lets all threads begin to serve, now and later.
@@ -101,15 +106,12 @@ impl Serving {
         let ended = Arc::clone(&self.ended);
         let gate = Arc::clone(&self.gate);
         let body = move || {
+            let _device = telemetry::device::span(&config.device, &config.pci).entered();
             gate.pass();
             let result = crate::server::serve(source, backend, &config, &shutdown);
             if let Err(error) = &result {
                 let error = error_chain(error);
-                tracing::error!(
-                    device = config.device,
-                    error,
-                    "The device is served no longer"
-                );
+                tracing::error!(error, "The device is served no longer");
             }
             // Fails only if the main thread has given up waiting.
             let _ = sender.send(result);
@@ -117,6 +119,22 @@ impl Serving {
         };
         std::thread::Builder::new().name(name).spawn(body)?;
         self.running = self.running.saturating_add(1);
+        Ok(())
+    }
+
+    /// Answers those who ask for metrics, once `release` is called, until shutdown is requested.
+    pub fn export(&mut self, exporter: Exporter) -> io::Result<()> {
+        let (shutdown, gate) = (self.shutdown.clone(), Arc::clone(&self.gate));
+        let device = tracing::Span::current();
+        let body = move || {
+            let _device = device.entered();
+            gate.pass();
+            exporter.serve(&shutdown);
+        };
+        std::thread::Builder::new()
+            .name("metrics".to_owned())
+            .spawn(body)?;
+        self.exporting = 1;
         Ok(())
     }
 

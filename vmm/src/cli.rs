@@ -7,15 +7,17 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
+use telemetry::log::Format;
 
 use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_smp};
 use crate::config::memory::MemoryObject;
 use crate::config::{
-    Config, ConfigError, DeviceConfig, IommuBackend, LogConfig, LogFormat, Machine, MemoryConfig,
+    Config, ConfigError, DeviceConfig, IommuBackend, LogConfig, Machine, MemoryConfig,
     SandboxConfig, SerialConfig, help, monitor, policy, root_port, topology,
 };
+
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +49,7 @@ pub enum CliError {
 /// Parses the arguments after the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, CliError> {
     let clap = options();
-    let arguments = with_two_dashes(&clap, arguments)?;
+    let arguments = words::with_two_dashes(&clap, arguments)?;
     let mut matches = clap
         .clone()
         .try_get_matches_from(arguments)
@@ -126,7 +128,7 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         no_reboot: matches.get_flag("no-reboot"),
         iommu_backend: one(matches, "iommu-backend")
             .map_or(Ok(IommuBackend::Auto), |text| IommuBackend::parse(&text))?,
-        log: log(matches),
+        log: log(matches)?,
         bars_leak: false,
     })
 }
@@ -185,17 +187,25 @@ fn serial(values: &[String]) -> Result<Vec<SerialConfig>, CliError> {
     Ok(ports)
 }
 
-fn log(matches: &mut ArgMatches) -> LogConfig {
-    let json = one(matches, "log-format").as_deref() == Some("json");
-    LogConfig {
-        format: if json {
-            LogFormat::Json
-        } else {
-            LogFormat::Text
-        },
-        level: one(matches, "log-level").unwrap_or_else(|| "warn".to_owned()),
-        file: matches.remove_one("D"),
+fn log(matches: &mut ArgMatches) -> Result<LogConfig, CliError> {
+    let level = one(matches, "log-level").unwrap_or_else(|| "warn".to_owned());
+    if let Err(error) = telemetry::log::check_filter(&level) {
+        return Err(ConfigError::option("log-level", &level, error).into());
     }
+    let format = one(matches, "log-format").map_or(Ok(Format::Text), |name| {
+        let wrong = |reason| ConfigError::option("log-format", &name, reason);
+        name.parse().map_err(wrong)
+    })?;
+    let file: Option<PathBuf> = matches.remove_one("D");
+    if let (Format::Journald, Some(path)) = (format, &file) {
+        let reason = "the journal is no file; leave -D out, or log as text or json";
+        return Err(ConfigError::option("D", &path.display().to_string(), reason).into());
+    }
+    Ok(LogConfig {
+        format,
+        level,
+        file,
+    })
 }
 
 fn one(matches: &mut ArgMatches, name: &str) -> Option<String> {
@@ -204,49 +214,6 @@ fn one(matches: &mut ArgMatches, name: &str) -> Option<String> {
 
 fn all(matches: &mut ArgMatches, name: &str) -> Vec<String> {
     matches.remove_many(name).into_iter().flatten().collect()
-}
-
-/// Writes every option with two dashes and its value behind an equals sign, so that clap never takes a value that
-/// begins with a dash (`-append -v`) for an option.
-fn with_two_dashes(
-    clap: &Clap,
-    arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Vec<OsString>, CliError> {
-    let mut rewritten = vec![OsString::from(PROGRAM)];
-    let mut arguments = arguments.into_iter();
-    while let Some(argument) = arguments.next() {
-        let text = argument
-            .to_str()
-            .ok_or_else(|| CliError::Usage(format!("{argument:?} is not UTF-8")))?;
-        let Some(name) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else {
-            return Err(CliError::Usage(format!(
-                "\"{text}\" does not belong to an option"
-            )));
-        };
-        let (name, value) = name
-            .split_once('=')
-            .map_or((name, None), |(name, value)| (name, Some(value)));
-        let option = clap
-            .get_arguments()
-            .find(|option| {
-                option.get_long() == Some(name)
-                    || option
-                        .get_all_aliases()
-                        .is_some_and(|all| all.contains(&name))
-            })
-            .ok_or_else(|| CliError::Usage(format!("there is no option -{name}")))?;
-        let mut whole = OsString::from(format!("--{name}"));
-        if option.get_action().takes_values() {
-            let value = value.map(OsString::from).or_else(|| arguments.next());
-            let value = value.ok_or_else(|| CliError::Usage(format!("-{name} needs a value")))?;
-            whole.push("=");
-            whole.push(value);
-        } else if value.is_some() {
-            return Err(CliError::Usage(format!("-{name} takes no value")));
-        }
-        rewritten.push(whole);
-    }
-    Ok(rewritten)
 }
 
 fn options() -> Clap {
@@ -298,10 +265,11 @@ fn options() -> Clap {
             path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),
             switch("mem-prealloc", "take all guest memory at start"),
             many(value("object", "OBJECT", "memory-backend-memfd,id=ID,size=SIZE,hugetlb=on[,hugetlbsize=2M|1G],share=on")),
+            path(words::CONFIG, "take options from this file too: one per line, as here, without quotes; lines that begin with # are comments"),
             switch("no-reboot", "end when the guest resets"),
             path("D", "write the log to this file instead of standard error"),
-            value("log-format", "FORMAT", "text or json; text by default").value_parser(PossibleValuesParser::new(["text", "json"])),
-            value("log-level", "LEVEL", "error, warn, info, debug or trace; warn by default").value_parser(PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])),
+            value("log-format", "FORMAT", "text, json or journald; text by default"),
+            value("log-level", "FILTER", "error, warn, info, debug, trace, or levels per module as in warn,vmm::hotplug=debug; warn by default"),
             switch("nographic", "accepted, no effect: there is no display"),
             switch("nodefaults", "accepted, no effect: there are no default devices"),
             switch("enable-kvm", "accepted, no effect: KVM is always used"),

@@ -6,13 +6,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use telemetry::Journal;
+use telemetry::log::{Format, Output};
 use vmm::cli::{self, Command};
-use vmm::config::{Config, LogConfig, LogFormat, STAGE_CONFIG_FD, STAGE_VMM, StageConfig};
+use vmm::config::{Config, STAGE_CONFIG_FD, STAGE_VMM, StageConfig};
 use vmm::run;
 use vmm::supervisor;
 
@@ -41,20 +40,24 @@ fn main() -> ExitCode {
 
 /// Stage 1.
 fn stage_supervisor(config: Config) -> anyhow::Result<ExitCode> {
-    let file = config.log.file.as_ref().map(|path| {
-        let file = File::options()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path);
-        file.with_context(|| {
-            format!(
-                "-D {}: cannot be opened; give a path that can be written",
-                path.display()
-            )
-        })
-    });
-    start_log(&config.log, file.transpose()?)?;
+    let format = config.log.format;
+    let output = match &config.log.file {
+        None => telemetry::log::output(format)?,
+        Some(path) => {
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path);
+            Output::File(file.with_context(|| {
+                format!(
+                    "-D {}: cannot be opened; give a path that can be written",
+                    path.display()
+                )
+            })?)
+        }
+    };
+    telemetry::log::start(&config.log.level, format, output)?;
     Ok(supervisor::supervise(config))
 }
 
@@ -71,32 +74,16 @@ fn stage_vmm() -> anyhow::Result<ExitCode> {
         serde_json::from_str(&text).context("understand the stage configuration")?;
     sandbox::mechanisms::fds::keep_only(&stage.fds.numbers())
         .context("close what the supervisor did not list")?;
-    let log = stage
-        .fds
-        .log
-        .map(sandbox::sys::adopt_fd)
-        .transpose()
-        .context("take the log file")?;
-    start_log(&stage.config.log, log.map(File::from))?;
-    Ok(ExitCode::from(run::run_vmm(stage)?.status()))
-}
-
-fn start_log(log: &LogConfig, file: Option<File>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level).context("-log-level")?;
-    let writer = match file {
-        Some(file) => BoxMakeWriter::new(Arc::new(file)),
-        None => BoxMakeWriter::new(io::stderr),
+    let log = stage.fds.log.map(sandbox::sys::adopt_fd);
+    let log = log.transpose().context("take the log file")?;
+    let log_config = &stage.config.log;
+    let output = match (log, log_config.format) {
+        (None, _) => Output::Stderr,
+        (Some(fd), Format::Journald) => Output::Journal(Journal::from_connected(fd)),
+        (Some(fd), Format::Text | Format::Json) => Output::File(fd.into()),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // A log that cannot be written is no reason to die.
-        .log_internal_errors(false)
-        .with_writer(writer);
-    match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
+    telemetry::log::start(&log_config.level, log_config.format, output)?;
+    Ok(ExitCode::from(run::run_vmm(stage)?.status()))
 }
 
 /// One line with all causes.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, Args, ValueEnum};
 use protocol::PciAddress;
+use telemetry::service::FIRST_SOCKET;
 
 use super::usage;
 
@@ -27,6 +28,8 @@ pub enum Endpoint {
 pub struct ServedDevice {
     /// Its address.
     pub host: PciAddress,
+    /// What the log and the metrics call it.
+    pub id: String,
     /// Its socket.
     pub endpoint: Endpoint,
     /// Whether its client may map its BARs.
@@ -52,6 +55,9 @@ pub(super) struct DeviceArgs {
     host: Vec<PciAddress>,
     #[command(flatten)]
     sockets: SocketArgs,
+    /// What the log and the metrics call this device; its address without it
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    id: Vec<String>,
     /// Whether the client of this device may map its BARs (on, the default). With off each access is a message, and the
     /// descriptor of the device stays in this process
     #[arg(long, value_name = "on|off", action = ArgAction::Append, value_enum)]
@@ -109,7 +115,11 @@ impl SocketArgs {
 
 impl DeviceArgs {
     /// Gives every device what stands between its `--host` and the next.
-    pub(super) fn devices(self, matches: &ArgMatches) -> Result<Vec<ServedDevice>, clap::Error> {
+    pub(super) fn devices(
+        self,
+        matches: &ArgMatches,
+        passed_sockets: i32,
+    ) -> Result<Vec<ServedDevice>, clap::Error> {
         if self.host.len() > MAX_DEVICES {
             return Err(usage(&format!(
                 "at most {MAX_DEVICES} devices can be served by one process"
@@ -120,8 +130,10 @@ impl DeviceArgs {
         let mut fds = Placed::new(matches, "socket_fd", self.sockets.socket_fd);
         let mut bar_mmap = Placed::new(matches, "bar_mmap", self.bar_mmap);
         let mut device_fds = Placed::new(matches, "device_fd", self.device_fd);
+        let mut ids = Placed::new(matches, "id", self.id);
         let ends: Vec<usize> = hosts.iter().skip(1).map(|(at, _)| *at).collect();
         let ends = ends.into_iter().chain([usize::MAX]);
+        let mut passed = FIRST_SOCKET..FIRST_SOCKET.saturating_add(passed_sockets);
         let mut devices: Vec<ServedDevice> = Vec::new();
         for ((start, host), end) in hosts.into_iter().zip(ends) {
             let own = start..end;
@@ -130,26 +142,36 @@ impl DeviceArgs {
                 .into_iter()
                 .map(Endpoint::Path)
                 .chain(fds.take(&own).into_iter().map(Endpoint::Fd));
-            let (Some(endpoint), None) = (endpoints.next(), endpoints.next()) else {
-                return Err(usage(&format!(
-                    "--host {host} must be followed by one --socket PATH or --socket-fd N"
-                )));
+            let endpoint = match (endpoints.next(), endpoints.next()) {
+                (Some(endpoint), None) => Some(endpoint),
+                (None, _) => passed.next().map(Endpoint::Fd),
+                (Some(_), Some(_)) => None,
             };
+            let endpoint = endpoint.ok_or_else(|| {
+                usage(&format!(
+                    "--host {host} must be followed by one --socket PATH or --socket-fd N, or a service manager must pass a socket for it"
+                ))
+            })?;
             let bar_mmap = at_most_one(host, "--bar-mmap", bar_mmap.take(&own))?;
+            let id = at_most_one(host, "--id", ids.take(&own))?;
             devices.push(ServedDevice {
                 host,
+                id: id.unwrap_or_else(|| host.to_string()),
                 endpoint,
                 bar_mmap: bar_mmap != Some(Switch::Off),
                 device_fd: at_most_one(host, "--device-fd", device_fds.take(&own))?,
             });
         }
-        let all_belong = paths.0.is_empty()
-            && fds.0.is_empty()
-            && bar_mmap.0.is_empty()
-            && device_fds.0.is_empty();
-        if !all_belong {
+        let left = [
+            paths.0.len(),
+            fds.0.len(),
+            bar_mmap.0.len(),
+            ids.0.len(),
+            device_fds.0.len(),
+        ];
+        if left != [0; 5] {
             return Err(usage(
-                "--socket, --socket-fd, --bar-mmap and --device-fd belong to a device and stand behind its --host",
+                "--socket, --socket-fd, --id, --bar-mmap and --device-fd belong to a device and stand behind its --host",
             ));
         }
         check_distinct(&devices)?;

@@ -8,7 +8,10 @@ fn parse_words(words: &str) -> Result<Command, clap::Error> {
 }
 
 fn parse_task(words: &str) -> Result<Task, clap::Error> {
-    parse(std::iter::once("bulkhead-device-server").chain(words.split_whitespace()))
+    parse(
+        std::iter::once("bulkhead-device-server").chain(words.split_whitespace()),
+        0,
+    )
 }
 
 fn vfio_devices(words: &str) -> Vec<(String, Endpoint, bool)> {
@@ -67,10 +70,10 @@ fn host_without_socket_or_with_two_is_bad_usage() {
 #[test]
 fn test_device_takes_one_socket() {
     let command = parse_words("test --socket /a --message-dma --log-format json").expect("valid");
-    assert_eq!(command.process.log_format, LogFormat::Json);
+    assert_eq!(command.process.log_format, Format::Json);
     assert!(matches!(
         command.devices,
-        Devices::Test { endpoint: Endpoint::Path(path), message_dma: true } if path == std::path::Path::new("/a")
+        Devices::Test { endpoint: Endpoint::Path(path), message_dma: true, id } if path == std::path::Path::new("/a") && id == "test"
     ));
 }
 
@@ -112,7 +115,7 @@ fn usage_of_host_has_statuses_that_no_check_has() {
             .chain(words.split_whitespace())
             .map(OsString::from)
             .collect();
-        usage_status(&arguments, &parse(&arguments).unwrap_err())
+        usage_status(&arguments, &parse(&arguments, 0).unwrap_err())
     };
     for words in [
         "host check zz",
@@ -132,4 +135,67 @@ fn usage_of_host_has_statuses_that_no_check_has() {
     }
     assert_eq!(status("host --help"), 0);
     assert_eq!(status("vfio --host zz --socket /a"), 2);
+}
+
+#[test]
+fn every_host_has_the_id_behind_it_or_its_address() {
+    let Devices::Vfio { devices, .. } =
+        parse_words("vfio --host 1a:00.0 --socket /a --id net --host 1a:00.1 --socket /b")
+            .expect("valid")
+            .devices
+    else {
+        panic!("vfio expected");
+    };
+    let ids: Vec<_> = devices.into_iter().map(|device| device.id).collect();
+    assert_eq!(ids, ["net", "0000:1a:00.1"]);
+    parse_words("vfio --id net --host 1a:00.0 --socket /a").unwrap_err();
+    parse_words("vfio --host 1a:00.0 --socket /a --id net --id disk").unwrap_err();
+}
+
+#[test]
+fn log_and_metrics_options_are_checked_when_they_are_parsed() {
+    for words in [
+        "--log-level loud",
+        "--log-level vmm=loud",
+        "--log-format xml",
+        "--metrics /run/x",
+        "--metrics tcp:1",
+    ] {
+        let error = parse_words(&format!("test --socket /a {words}")).expect_err(words);
+        assert_eq!(error.exit_code(), 2, "{words}");
+    }
+    let command = parse_words(
+        "test --socket /a --log-format journald --log-level info,device_server=debug --metrics unix:/run/m",
+    )
+    .expect("valid");
+    assert_eq!(command.process.log_format, Format::Journald);
+    assert_eq!(
+        command.process.metrics.as_deref(),
+        Some(std::path::Path::new("/run/m"))
+    );
+}
+
+#[test]
+fn device_without_a_socket_takes_one_that_was_passed() {
+    let words = [
+        "server", "vfio", "--host", "1a:00.0", "--host", "1a:00.1", "--socket", "/b", "--host",
+        "1a:00.2",
+    ];
+    let Ok(Task::Serve(Command {
+        devices: Devices::Vfio { devices, .. },
+        ..
+    })) = parse(words, 2)
+    else {
+        panic!("vfio expected");
+    };
+    let endpoints: Vec<_> = devices.into_iter().map(|device| device.endpoint).collect();
+    assert_eq!(
+        endpoints,
+        [
+            Endpoint::Fd(3),
+            Endpoint::Path("/b".into()),
+            Endpoint::Fd(4)
+        ]
+    );
+    parse(words, 1).unwrap_err();
 }

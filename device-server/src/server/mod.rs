@@ -24,8 +24,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::backend::Backend;
+use crate::metrics::DeviceMetrics;
 use crate::server::listener::Listener;
-use crate::server::notices::SECURITY;
 pub use crate::server::peer::Clients;
 use crate::server::session::Session;
 pub use crate::server::shutdown::Shutdown;
@@ -45,6 +45,8 @@ const INHERITED_NEGOTIATION: Duration = Duration::from_secs(300);
 pub struct ServeConfig {
     /// What the log calls the device.
     pub device: String,
+    /// Its PCI address, or `telemetry::device::UNKNOWN`.
+    pub pci: String,
     /// DMA maps that a client may have at the same time.
     pub max_dma_maps: u32,
     /// How long a client may take to say VERSION.
@@ -53,6 +55,8 @@ pub struct ServeConfig {
     pub twin_socket: bool,
     /// Who is served on a listening socket.
     pub clients: Clients,
+    /// What is counted.
+    pub metrics: DeviceMetrics,
 }
 
 /// Where clients come from.
@@ -89,14 +93,26 @@ pub enum ServeError {
 
 impl ServeConfig {
     /// With as many DMA maps as `protocol::limits` allows.
-    pub fn new(device: String, twin_socket: bool, clients: Clients) -> ServeConfig {
+    pub fn new(
+        (device, pci): (String, String),
+        twin_socket: bool,
+        clients: Clients,
+        metrics: DeviceMetrics,
+    ) -> ServeConfig {
         ServeConfig {
             device,
+            pci,
+            metrics,
             clients,
             max_dma_maps: limits::MAX_DMA_MAPS,
             negotiation: limits::NEGOTIATION_DEADLINE,
             twin_socket,
         }
+    }
+
+    /// The id and the PCI address of the device.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.device, &self.pci)
     }
 
     fn connection(&self) -> ServerConfig {
@@ -155,8 +171,10 @@ pub fn serve(
         }
         Source::Listening(listener) => {
             while let Some(stream) = next_client(&listener, config, shutdown)? {
-                if config.clients.admit(stream.as_fd(), &config.device) {
+                if config.clients.admit(stream.as_fd(), config.names()) {
                     serve_client(stream, &mut *backend, config, shutdown)?;
+                } else {
+                    config.metrics.client_refused();
                 }
             }
             Ok(())
@@ -192,7 +210,7 @@ fn next_client(
             Ok(None) => {}
             // The host is short of something for a moment; the client waits in the backlog.
             Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
-                tracing::warn!(device = config.device, %errno, "A client cannot be accepted yet");
+                tracing::warn!(%errno, "A client cannot be accepted yet");
                 wait_for_resources(shutdown);
             }
             Err(errno) => return Err(failed(errno)),
@@ -216,12 +234,14 @@ fn serve_client(
 ) -> Result<(), ServeError> {
     match Session::new(stream, config, shutdown) {
         Ok(session) => {
-            tracing::info!(device = config.device, "A client is served");
+            tracing::info!("A client is served");
+            config.metrics.client_came();
             let ending = session.run(backend);
-            tracing::info!(device = config.device, %ending, "The client is gone");
+            config.metrics.client_left();
+            tracing::info!(%ending, "The client is gone");
         }
         Err(error) => {
-            tracing::warn!(target: SECURITY, device = config.device, %error, "A client cannot be served");
+            tracing::warn!(%error, "A client cannot be served");
         }
     }
     backend.client_gone().map_err(|errno| ServeError::TakeBack {

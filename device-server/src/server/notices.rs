@@ -3,24 +3,22 @@
 use std::collections::BTreeSet;
 
 use protocol::{BadField, CommandCode};
+use telemetry::security::Event;
 
 /// Kinds that one connection can put into the log.
 const MAX_KINDS: usize = 64;
 
-/// The target of events that a person who watches for attacks wants to see.
-pub(super) const SECURITY: &str = "bulkhead::security";
-
 /// What was said already on this connection.
 #[derive(Debug)]
 pub(super) struct Notices<'a> {
-    device: &'a str,
+    device: (&'a str, &'a str),
     said: BTreeSet<(u16, &'static str)>,
     refusals: u64,
 }
 
 impl<'a> Notices<'a> {
-    /// Nothing yet.
-    pub(super) fn new(device: &'a str) -> Notices<'a> {
+    /// Nothing yet. `device`: its id and its PCI address.
+    pub(super) fn new(device: (&'a str, &'a str)) -> Notices<'a> {
         Notices {
             device,
             said: BTreeSet::new(),
@@ -36,22 +34,24 @@ impl<'a> Notices<'a> {
         if self.said.len() >= MAX_KINDS || !self.said.insert((kind, bad.field)) {
             return;
         }
-        tracing::warn!(
-            target: SECURITY,
-            device = self.device,
-            command = %command,
-            field = bad.field,
-            value = format_args!("{:#x}", bad.value),
-            errno = bad.errno.raw_os_error(),
-            "Request refused; more of this kind are not logged"
-        );
+        let BadField {
+            errno,
+            field,
+            value,
+            ..
+        } = bad;
+        let detail = format!("{field} is {value:#x}: {}", std::io::Error::from(errno));
+        let message = "Request refused; more of this kind are not logged";
+        Event::MessageRefused.report(Some(self.device), &command.to_string(), &detail, message);
     }
 
     /// The connection is over.
     pub(super) fn sum_up(&self) {
         if self.refusals > 0 {
-            let (device, refusals) = (self.device, self.refusals);
-            tracing::info!(target: SECURITY, device, refusals, "Requests of this client were refused");
+            tracing::info!(
+                refusals = self.refusals,
+                "Requests of this client were refused"
+            );
         }
     }
 }

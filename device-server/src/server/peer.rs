@@ -10,8 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::net::UCred;
 use rustix::process::geteuid;
-
-use crate::server::notices::SECURITY;
+use telemetry::security::Event;
 
 /// What the kernel shows for a user or group that a namespace does not know. Source: its default for both.
 const OVERFLOW_ID: u32 = 65534;
@@ -54,28 +53,22 @@ impl Clients {
         geteuid().as_raw() == self.unknown[0]
     }
 
-    /// Whether the process that connected may be served. A refusal is logged.
-    pub(super) fn admit(&self, stream: BorrowedFd<'_>, device: &str) -> bool {
-        let credentials = match rustix::net::sockopt::socket_peercred(stream) {
-            Ok(credentials) => credentials,
-            Err(errno) => {
-                tracing::warn!(target: SECURITY, device, %errno, "Client refused: its user is not known");
-                return false;
+    /// Whether the process that connected to `device`, an id and a PCI address, may be served. A refusal is logged.
+    pub(super) fn admit(&self, stream: BorrowedFd<'_>, device: (&str, &str)) -> bool {
+        const WHO: &str =
+            "this server's user, root, and whom --allow-uid and --allow-gid name may be clients";
+        let (subject, detail) = match rustix::net::sockopt::socket_peercred(stream) {
+            Ok(UCred { uid, gid, .. }) if self.include(uid.as_raw(), gid.as_raw()) => return true,
+            Ok(UCred { pid, uid, gid }) => {
+                let pid = pid.as_raw_nonzero();
+                (
+                    format!("uid {uid}, gid {gid}, process {pid}"),
+                    WHO.to_owned(),
+                )
             }
+            Err(errno) => ("unknown user".to_owned(), errno.to_string()),
         };
-        let UCred { pid, uid, gid } = credentials;
-        let (uid, gid) = (uid.as_raw(), gid.as_raw());
-        if self.include(uid, gid) {
-            return true;
-        }
-        tracing::warn!(
-            target: SECURITY,
-            device,
-            uid,
-            gid,
-            pid = pid.as_raw_nonzero().get(),
-            "Client refused: only this server's user, root, and whom --allow-uid and --allow-gid name are served"
-        );
+        Event::ClientRefused.report(Some(device), &subject, &detail, "Client refused");
         false
     }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use protocol::messages::write_multi::WriteMulti;
 use protocol::server::{CloseReason, Connection, DmaError, Event, Request, RequestToken};
@@ -75,7 +76,7 @@ impl<'s> Session<'s> {
     pub(super) fn run(mut self, backend: &mut dyn Backend) -> Ending {
         let max_dma_maps = usize::try_from(self.config.max_dma_maps).unwrap_or(usize::MAX);
         let mut dispatcher = Dispatcher::new(backend, max_dma_maps);
-        let mut notices = Notices::new(&self.config.device);
+        let mut notices = Notices::new(self.config.names());
         let ending = self.serve(&mut dispatcher, &mut notices);
         notices.sum_up();
         ending
@@ -91,7 +92,9 @@ impl<'s> Session<'s> {
             if let Err(errno) = self.serve_events(dispatcher.backend()) {
                 return Ending::Wait(errno);
             }
-            let (token, result) = match self.connection.next_event() {
+            let event = self.connection.next_event();
+            let began = Instant::now();
+            let (token, result) = match event {
                 Event::Refused(refusal) => {
                     let Refusal {
                         errno,
@@ -99,6 +102,7 @@ impl<'s> Session<'s> {
                         value,
                         ..
                     } = refusal;
+                    self.config.metrics.request_refused(refusal.command);
                     notices.refused(
                         refusal.command,
                         BadField {
@@ -134,6 +138,9 @@ impl<'s> Session<'s> {
                     other => (token, dispatcher.dispatch(other)),
                 },
             };
+            // Before the answer: a client that has it finds its request counted.
+            let metrics = &self.config.metrics;
+            metrics.request_answered(token.command(), result.is_ok(), began.elapsed());
             if let Err(ending) = answer(&mut self.connection, token, result, notices) {
                 return ending;
             }

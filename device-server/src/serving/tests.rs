@@ -7,6 +7,7 @@ use protocol::client::{Client, ClientConfig};
 
 use super::*;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
+use crate::metrics::Metrics;
 use crate::server::Clients;
 
 /// Serves one more test device; gives the client's end of its connection.
@@ -18,7 +19,12 @@ fn start(serving: &mut Serving, name: &str) -> UnixStream {
     let device = TestDevice::new(options).expect("device");
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     let source = Source::from_inherited(theirs.into()).expect("a stream");
-    let config = ServeConfig::new(name.to_owned(), false, Clients::new(&[], &[]));
+    let config = ServeConfig::new(
+        (name.to_owned(), "-".to_owned()),
+        false,
+        Clients::new(&[], &[]),
+        Metrics::default().device(name, "-"),
+    );
     serving
         .start(config, Box::new(device), source)
         .expect("thread");

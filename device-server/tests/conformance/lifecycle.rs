@@ -13,7 +13,7 @@ use crate::support::{Peer, Server, bytes, descriptors};
 const REGISTERS: u32 = 2;
 
 /// A client with memory, an interrupt and a value in a register.
-fn busy_client(server: &Server) -> (Peer, std::os::fd::OwnedFd) {
+pub(crate) fn busy_client(server: &Server) -> (Peer, std::os::fd::OwnedFd) {
     let mut peer = Peer::negotiated(server);
     peer.map(0x1000, 0x2000, &descriptors::memory(0x2000))
         .succeeded();

@@ -26,4 +26,6 @@ mod lifecycle;
 mod client;
 mod start;
 mod log;
+mod metrics;
+mod service;
 mod support;

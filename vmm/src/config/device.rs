@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use protocol::pci::PciAddress;
 pub use protocol::supervisor::{BarMmap, HostOptions};
 use serde::{Deserialize, Serialize};
+use telemetry::device::UNKNOWN;
+use tracing::Span;
 
 use super::place::{Place, whole_number};
 use super::property_list::{PropertyError, PropertyList, SwitchOr};
@@ -67,6 +69,8 @@ pub struct VfioUserConfig {
 pub struct VfioCommon {
     /// Its name.
     pub id: String,
+    /// Its address on the host, as logs and metrics show it; `-` behind somebody else's socket, where it is not known.
+    pub pci: String,
     /// Where the guest sees it.
     pub place: Place,
     /// How it is served, if the server is our own; what the VMM can do of it itself it does with any server.
@@ -75,6 +79,13 @@ pub struct VfioCommon {
     pub unplug_timeout_s: u32,
     /// What happens when it is lost.
     pub on_failure: OnFailure,
+}
+
+impl VfioCommon {
+    /// The span of log lines about it.
+    pub fn span(&self) -> Span {
+        telemetry::device::span(&self.id, &self.pci)
+    }
 }
 
 /// `on-failure=`: what happens when the device or its server is lost.
@@ -162,7 +173,7 @@ impl DeviceConfig {
 
 fn vfio_pci(id: String, properties: &mut PropertyList) -> Result<VfioPciConfig, PropertyError> {
     let host = properties.take("host");
-    let common = vfio_common(id, properties)?;
+    let mut common = vfio_common(id, properties)?;
     let host = host.filter(|host| !host.is_empty()).ok_or_else(|| {
         PropertyError(
             "host is missing; say which host device, for example host=0000:1a:00.3".to_owned(),
@@ -171,6 +182,7 @@ fn vfio_pci(id: String, properties: &mut PropertyList) -> Result<VfioPciConfig, 
     let host = host
         .parse::<PciAddress>()
         .map_err(|error| PropertyError(format!("host: {error}")))?;
+    common.pci = host.to_string();
     Ok(VfioPciConfig { host, common })
 }
 
@@ -220,6 +232,7 @@ fn vfio_common(id: String, properties: &mut PropertyList) -> Result<VfioCommon, 
     let place = Place::take(properties)?;
     Ok(VfioCommon {
         id: checked_id(id)?,
+        pci: UNKNOWN.to_owned(),
         place,
         options,
         unplug_timeout_s,

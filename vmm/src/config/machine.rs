@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use telemetry::log::Format;
 
 use super::ConfigError;
 use super::property_list::{PropertyError, PropertyList};
@@ -45,21 +46,12 @@ pub enum SerialConfig {
 /// What is logged, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogConfig {
-    /// Text or JSON.
-    pub format: LogFormat,
-    /// error, warn, info, debug or trace.
+    /// Text, JSON or the journal.
+    pub format: Format,
+    /// error, warn, info, debug, trace, or levels per module.
     pub level: String,
     /// `-D`; standard error without it.
     pub file: Option<PathBuf>,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object per line.
-    Json,
 }
 
 /// `-machine`: the board and the id of its memory backend, if one is named.

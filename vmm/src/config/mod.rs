@@ -46,7 +46,7 @@ pub use device::{
 };
 pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
 pub use iommu::IommuBackend;
-pub use machine::{LogConfig, LogFormat, Machine, SerialConfig};
+pub use machine::{LogConfig, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};
 pub use monitor::MonitorConfig;
 pub use place::Place;

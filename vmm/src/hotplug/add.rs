@@ -66,24 +66,25 @@ impl Devices {
         properties: Map<String, Value>,
     ) -> Result<(), QmpError> {
         let config = parse(properties)?;
-        let id = config.id().to_owned();
+        let _device = config.vfio().map(|common| common.span().entered());
         let outcome = self
             .admit(&config)
             .and_then(|device| self.plug_new(&device, &config));
         outcome.map_err(|error| {
             let error = QmpError::from_chain(&error);
-            tracing::warn!(device = id, error = error.desc, "device not added");
+            tracing::warn!(error = error.desc, "device not added");
             error
         })
     }
 
     /// A lost device is plugged again.
     pub(super) fn attach_again(self: &Arc<Self>, device: &DeviceKey, config: &DeviceConfig) {
+        let _device = config.vfio().map(|common| common.span().entered());
         match self.plug_new(device, config) {
-            Ok(()) => tracing::warn!(device = device.id(), "started anew after it was lost"),
+            Ok(()) => tracing::warn!("started anew after it was lost"),
             Err(error) => {
                 let error = one_line(&error);
-                tracing::error!(device = device.id(), error, "not started anew");
+                tracing::error!(error, "not started anew");
             }
         }
     }
@@ -204,7 +205,7 @@ impl Devices {
             self.machine.events.remove(token);
         }
         if let Err(error) = function.detach() {
-            tracing::warn!(device = device.id(), error, "not let go of in good order");
+            tracing::warn!(parent: &self.table.span(device), error, "not let go of in good order");
         }
     }
 

@@ -137,8 +137,8 @@ impl Devices {
             Release::Done => {
                 let may_restart = self.may_restart(device);
                 if !may_restart && self.is_to_restart(device) {
-                    let id = device.id();
-                    tracing::error!(device = id, "lost too often within a minute: it is removed");
+                    let span = self.table.span(device);
+                    tracing::error!(parent: &span, "lost too often within a minute: it is removed");
                 }
                 self.on(device, Event::Released { may_restart });
             }
@@ -181,7 +181,7 @@ impl Devices {
             Action::TellRecalled => tell(&|device| events::Event::DeviceRecalled { device }),
             Action::TellHeld => {
                 let cause = self.noted(device);
-                tracing::error!(device = id, cause, "the host cannot use the device yet");
+                tracing::error!(parent: &self.table.span(device), cause, "the host cannot use the device yet");
                 tell(&|device| events::Event::DeviceHeld {
                     device,
                     cause: cause.clone(),

@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use telemetry::device::UNKNOWN;
+use tracing::Span;
+
 use super::lifecycle::State;
-use crate::config::DeviceConfig;
+use crate::config::{DeviceConfig, VfioCommon};
 use crate::event_loop::Token;
 use crate::vfio_user::VfioUserFunction;
 
@@ -107,6 +110,13 @@ impl Table {
         std::mem::take(&mut self.lock().entries)
             .into_values()
             .collect()
+    }
+
+    /// The span of log lines about a device.
+    pub(super) fn span(&self, device: &DeviceKey) -> Span {
+        self.with(device, |entry| entry.config.vfio().map(VfioCommon::span))
+            .flatten()
+            .unwrap_or_else(|| telemetry::device::span(&device.id, UNKNOWN))
     }
 
     /// Looks at or changes a device, if it is there.

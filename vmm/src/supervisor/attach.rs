@@ -10,6 +10,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use protocol::supervisor::{Reply, Request, Target};
+use telemetry::device::UNKNOWN;
+use telemetry::security::Event;
 
 use super::connect::{Attempt, RETRY};
 use super::deadline;
@@ -70,10 +72,15 @@ impl Attachments {
     pub(super) fn answer(&mut self, servers: &mut Servers, request: Request) -> Outcome {
         match request {
             Request::Attach { number, id, target } => {
+                let pci = match &target {
+                    Target::Host { host, .. } => host.to_string(),
+                    Target::Socket { .. } => UNKNOWN.to_owned(),
+                };
                 match self.attach(servers, number, &id, target) {
                     Ok(outcome) => outcome,
                     Err(reason) => {
-                        tracing::warn!(id, reason, "The VMM was refused a device");
+                        let message = "The VMM was refused a device";
+                        Event::DeviceRefused.report(Some((&id, &pci)), "VMM", &reason, message);
                         Outcome::Answer((Reply::refused(number, &reason), None))
                     }
                 }

@@ -50,6 +50,7 @@ use std::process::ExitCode;
 use protocol::pci::PciAddress;
 use sandbox::enter::{self, EnterError};
 use sandbox::profile::Mode;
+use telemetry::service::Notifier;
 
 use crate::config::{Config, DeviceConfig, PolicyRule};
 use crate::one_line::one_line;
@@ -68,11 +69,16 @@ use spawn::{Connected, SpawnError, Spawner};
 use terminal::TerminalGuard;
 use watch::{Watch, WatchError};
 
+/// The status of a VM that SIGTERM ended.
+const STOPPED_BY_SIGTERM: u8 = 128 + 15;
+
 /// Why a VM did not start, or could not be watched.
 #[derive(Debug, thiserror::Error)]
 enum SuperviseError {
     #[error("take over signals")]
     Signals(#[source] io::Error),
+    #[error("reach the service manager (NOTIFY_SOCKET)")]
+    Manager(#[source] io::Error),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
@@ -117,6 +123,7 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
             "bulkhead-vmm: -sandbox off: whoever takes over one of this VM's processes has all that this user has"
         );
     }
+    let manager = Notifier::connect().map_err(SuperviseError::Manager)?;
     // 3. Look at every host device, and at the host's CPU, before anything is opened or started.
     let groups = hosts::by_group(Path::new(hosts::SYSFS), &host_devices(&config))?;
     let release = rustix::system::uname();
@@ -144,6 +151,7 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         bars_leak,
         log_file,
         confinement,
+        journal: open::journal(config.log.format)?,
     };
     let mut watch = Watch::new(signals, Attachments::new(policy, spawner));
     devices
@@ -156,8 +164,15 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     devices.extend(watch.until_ready()?);
     // 8. Start the VMM, and hand it everything. What was opened is closed here.
     let (vmm, control) = watch.attachments.spawner().vmm(config, files, devices)?;
-    // 9. Watch, to the end.
-    Ok(watch.until_end(vmm, Control::new(control))?)
+    manager.ready();
+    // 9. Watch, to the end. A service manager that stops a VM wants to hear that this went well.
+    let status = watch.until_end(vmm, Control::new(control))?;
+    let stopped = status == STOPPED_BY_SIGTERM;
+    Ok(if manager.is_service() && stopped {
+        0
+    } else {
+        status
+    })
 }
 
 fn host_devices(config: &Config) -> Vec<HostDevice> {

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use telemetry::log::{Format, LogError, Output};
 
 use crate::config::{Config, SerialConfig};
 
@@ -62,6 +63,8 @@ pub(super) enum OpenError {
     },
     #[error("-serial unix:{path}: another process listens there; end it or give another path")]
     SerialBusy { path: PathBuf },
+    #[error(transparent)]
+    Journal(#[from] LogError),
     #[error("-D {path}: cannot be opened; give a path in a folder that this user can write")]
     Log {
         path: PathBuf,
@@ -108,6 +111,14 @@ pub(super) fn log(path: &Path) -> Result<OwnedFd, OpenError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// A connection to the journal, if the log goes there.
+pub(super) fn journal(format: Format) -> Result<Option<OwnedFd>, OpenError> {
+    match telemetry::log::output(format)? {
+        Output::Journal(journal) => Ok(Some(journal.into())),
+        Output::Stderr | Output::File(_) => Ok(None),
+    }
 }
 
 fn kvm() -> Result<OwnedFd, OpenError> {

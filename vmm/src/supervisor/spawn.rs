@@ -13,8 +13,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sandbox::prepare::{Child, ChildProcess, PrepareError};
 
 use crate::config::{
-    BarMmap, Config, DeviceSocket, FdTable, IommuBackend, LogConfig, LogFormat, STAGE_VMM,
-    SerialFds, StageConfig,
+    BarMmap, Config, DeviceSocket, FdTable, IommuBackend, LogConfig, STAGE_VMM, SerialFds,
+    StageConfig,
 };
 
 use super::confinement::{Confinement, ConfinementError};
@@ -81,6 +81,8 @@ pub(super) struct Spawner {
     /// Where the log of the children goes, if that is not the supervisor's standard error.
     pub(super) log_file: Option<OwnedFd>,
     pub(super) confinement: Confinement,
+    /// The VMM's connection to the journal, if it logs there: it cannot make one itself. Servers can.
+    pub(super) journal: Option<OwnedFd>,
 }
 
 impl Spawner {
@@ -106,12 +108,13 @@ impl Spawner {
         let locked = self.memory_bytes.saturating_add(LOCKED_BESIDE_MEMORY_BYTES);
         option("--max-locked-memory", locked.to_string());
         option("--log-level", self.log.level.clone());
-        option("--log-format", log_format(self.log.format).to_owned());
+        option("--log-format", self.log.format.name().to_owned());
         let mut sockets = Vec::new();
         for device in &group.devices {
             let (ours, theirs) = socket_pair()?;
             option("--host", device.host.to_string());
             option("--socket-fd", list.add(theirs).to_string());
+            option("--id", device.id.clone());
             if let Some(node) = device_nodes.next() {
                 option("--device-fd", list.add(node).to_string());
             }
@@ -156,15 +159,15 @@ impl Spawner {
         let Some(reason) = &self.bars_leak else {
             return device.options.bar_mmap != BarMmap::Off;
         };
-        let HostDevice { id, host, .. } = device;
+        let span = telemetry::device::span(&device.id, &device.host.to_string());
         match device.options.bar_mmap {
             BarMmap::Off => false,
             BarMmap::On => {
-                tracing::warn!(device = id, %host, reason, "BARs are trapped; bar-mmap=force maps them all the same");
+                tracing::warn!(parent: &span, reason, "BARs are trapped; bar-mmap=force maps them all the same");
                 false
             }
             BarMmap::Force => {
-                tracing::warn!(device = id, %host, reason, "BARs are mapped, by bar-mmap=force");
+                tracing::warn!(parent: &span, reason, "BARs are mapped, by bar-mmap=force");
                 true
             }
         }
@@ -185,7 +188,10 @@ impl Spawner {
         )
         .map_err(|errno| set_up("make a memfd")(errno.into()))?;
         let stage_copy = stage_file.try_clone().map_err(set_up("copy a memfd"))?;
-        let log = self.copy_log()?;
+        let log = match &self.journal {
+            None => self.copy_log()?,
+            Some(journal) => Some(journal.try_clone().map_err(set_up("copy a socket"))?),
+        };
         let mut list = FdList::default();
         list.add(stage_file);
         let fds = FdTable {
@@ -275,13 +281,6 @@ fn socket_pair() -> Result<(OwnedFd, OwnedFd), SpawnError> {
         None,
     )
     .map_err(|errno| set_up("make a socket pair")(errno.into()))
-}
-
-fn log_format(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    }
 }
 
 fn set_up(step: &'static str) -> impl Fn(io::Error) -> SpawnError {

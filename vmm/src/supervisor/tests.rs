@@ -15,8 +15,7 @@ use rustix::process::{Pid, Signal};
 use sandbox::prepare::Child;
 
 use crate::config::{
-    IommuBackend, LogConfig, LogFormat, Machine, MemoryConfig, SandboxConfig, SerialConfig,
-    StageConfig,
+    IommuBackend, LogConfig, Machine, MemoryConfig, SandboxConfig, SerialConfig, StageConfig,
 };
 
 use super::*;
@@ -92,7 +91,7 @@ fn sandbox_off() -> SandboxConfig {
 
 fn log_config() -> LogConfig {
     LogConfig {
-        format: LogFormat::Text,
+        format: telemetry::log::Format::Text,
         level: "info".to_owned(),
         file: None,
     }
@@ -106,6 +105,7 @@ fn watch(policy: Policy) -> Watch {
         bars_leak: None,
         memory_bytes: 64 << 20,
         log_file: None,
+        journal: None,
         confinement: Confinement::new(&sandbox_off()).unwrap(),
     };
     Watch::new(Signals::block().unwrap(), Attachments::new(policy, spawner))

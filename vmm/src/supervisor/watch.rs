@@ -12,6 +12,7 @@ use protocol::supervisor::{Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 use sandbox::prepare::{ChildProcess, Ending};
+use telemetry::security::Event;
 
 use super::attach::{Answer, Attachments, Outcome};
 use super::control::{Control, ControlEnd};
@@ -259,6 +260,10 @@ impl Watch {
         self.status = match ending {
             Ending::Exited(status) => u8::try_from(status).unwrap_or(1),
             Ending::Killed(signal) => {
+                if signal == Signal::SYS.as_raw() {
+                    let detail = "a system call that its role does not allow";
+                    Event::SandboxBroken.report(None, "VMM", detail, "The VMM was killed");
+                }
                 if !asked {
                     eprintln!(
                         "bulkhead-vmm: the VMM process was ended by signal {signal}; the VM is gone"
@@ -285,18 +290,15 @@ impl Watch {
                 ids,
                 reason,
             } => {
-                tracing::warn!(?ids, reason, "A device server did not start");
+                tracing::warn!(ids = ids.join(","), reason, "A device server did not start");
                 if let Some(number) = attach {
                     self.reply(&Reply::refused(number, &reason), None);
                 }
             }
             Notice::Lost { ids, hosts, ending } => {
-                tracing::error!(
-                    ?ids,
-                    hosts,
-                    ending,
-                    "A device server died; its devices are lost to the VM"
-                );
+                let message = "A device server died; its devices are lost to the VM";
+                let device = Some((&*ids.join(","), &*hosts));
+                Event::ServerDied.report(device, "device server", &ending, message);
             }
             Notice::Finished { hosts } => {
                 tracing::info!(
@@ -356,10 +358,9 @@ impl Watch {
             ControlEnd::Closed => tracing::debug!("The VMM closed its control socket"),
             ControlEnd::Socket(_) | ControlEnd::Message(_) => {
                 let reason = crate::one_line::one_line(end);
-                tracing::error!(
-                    reason,
-                    "The VMM broke the control protocol: it can attach and release nothing more"
-                );
+                let message =
+                    "The VMM broke the control protocol: it can attach and release nothing more";
+                Event::ControlBroken.report(None, "VMM", &reason, message);
             }
         }
     }

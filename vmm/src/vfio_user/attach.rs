@@ -73,6 +73,7 @@ pub fn attach(
     common: &VfioCommon,
     services: &VmServices,
 ) -> Result<Arc<VfioUserFunction>, AttachError> {
+    let _device = common.span().entered();
     steps(socket, common, services).map_err(|cause| AttachError {
         id: common.id.clone(),
         cause,
@@ -107,12 +108,7 @@ fn steps(
     let began = Instant::now();
     map_ram(&client, &services.ram).map_err(AttachCause::Dma)?;
     let ms = began.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(
-        stage = "dma-map",
-        device = common.id,
-        ms,
-        "the device reaches guest RAM"
-    );
+    tracing::info!(stage = "dma-map", ms, "the device reaches guest RAM");
     // 5. Doorbells: writes that need no message.
     let reserved = reserved(&description);
     let doorbells =
@@ -128,7 +124,7 @@ fn steps(
         ..
     } = services;
     let bars = BarMap::new(
-        &common.id,
+        common.span(),
         Arc::clone(vm),
         Arc::clone(spaces),
         *windows,
@@ -136,11 +132,12 @@ fn steps(
     )
     .with_doorbells(doorbells);
     // 7. Interrupts: nothing is wired before the guest asks for it. What the host's kernel says is for the operator.
-    let host_notices = host_notices::bind(&client, &common.id, num_irqs);
-    let interrupts = Interrupts::new(&common.id, Arc::clone(&client), Arc::clone(vm), irqs);
+    let host_notices = host_notices::bind(&client, num_irqs);
+    let interrupts = Interrupts::new(common.span(), Arc::clone(&client), Arc::clone(vm), irqs);
     let id = common.id.clone();
     let parts = Parts {
         id,
+        pci: common.pci.clone(),
         client,
         can_reset: reset,
         msix,
@@ -163,7 +160,6 @@ fn map_allowed(
         BarMmap::Off => Ok(Vec::new()),
         BarMmap::On if services.bars_leak => {
             tracing::warn!(
-                device = common.id,
                 "BARs are trapped, as the host's CPU could leak memory through mapped ones"
             );
             Ok(Vec::new())

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use protocol::RegionInfo;
+use tracing::Span;
 
 use super::bar_file::{self, BarFileError};
 use super::doorbells::{self, Doorbell, Wired};
@@ -148,7 +149,7 @@ fn without_pages(offset: u64, len: u64, reserved: &[Range<u64>]) -> Vec<(u64, u6
 /// The BARs of one device in the guest's address spaces.
 #[derive(Debug)]
 pub struct BarMap {
-    id: String,
+    span: Span,
     notices: Notices,
     vm: Arc<Vm>,
     spaces: Arc<AddressSpaces>,
@@ -169,15 +170,15 @@ struct Live {
 impl BarMap {
     /// Nothing is mapped yet.
     pub fn new(
-        id: &str,
+        span: Span,
         vm: Arc<Vm>,
         spaces: Arc<AddressSpaces>,
         windows: PciWindows,
         areas: Vec<Area>,
     ) -> Self {
         Self {
-            id: id.to_owned(),
-            notices: Notices::new(id),
+            notices: Notices::new(span.clone()),
+            span,
             vm,
             spaces,
             windows,
@@ -222,7 +223,7 @@ impl BarMap {
             let (bar, range) = (decoded.index, decoded.range);
             if !self.admits(decoded) {
                 tracing::debug!(
-                    device = self.id,
+                    parent: &self.span,
                     bar,
                     start = range.start,
                     "BAR outside the PCI windows: not decoded"
@@ -236,7 +237,7 @@ impl BarMap {
             };
             if space.insert(range, trap(bar)).is_err() {
                 tracing::debug!(
-                    device = self.id,
+                    parent: &self.span,
                     bar,
                     start = range.start,
                     "BAR over another BAR: not decoded"
@@ -329,7 +330,7 @@ impl BarMap {
         for (_, slot) in slots {
             if let Err(error) = self.vm.memory_slots().unmap(*slot) {
                 tracing::error!(
-                    device = self.id,
+                    parent: &self.span,
                     error = one_line(&error),
                     "BAR area not taken out of the guest"
                 );

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use protocol::RegionIndex;
 use protocol::client::{Client, ClientError};
+use tracing::Span;
 
 use self::bar_access::BarTrap;
 use super::bars::BarMap;
@@ -46,6 +47,8 @@ const COMMAND: u64 = 0x04;
 pub struct VfioUserFunction {
     me: Weak<VfioUserFunction>,
     id: String,
+    pci: String,
+    span: Span,
     client: Arc<Client>,
     can_reset: bool,
     msix: Option<MsixLayout>,
@@ -63,6 +66,8 @@ pub struct VfioUserFunction {
 /// What `attach.rs` puts together.
 pub(super) struct Parts {
     pub(super) id: String,
+    /// Its address on the host, as logs show it.
+    pub(super) pci: String,
     pub(super) client: Arc<Client>,
     pub(super) can_reset: bool,
     pub(super) msix: Option<MsixLayout>,
@@ -74,11 +79,14 @@ pub(super) struct Parts {
 
 impl VfioUserFunction {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let span = telemetry::device::span(&parts.id, &parts.pci);
         let vectors = parts.msix.map_or(0, |layout| layout.vectors);
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            notices: Notices::new(&parts.id),
+            notices: Notices::new(span.clone()),
+            span,
             id: parts.id,
+            pci: parts.pci,
             client: parts.client,
             can_reset: parts.can_reset,
             msix: parts.msix,
@@ -107,7 +115,7 @@ impl VfioUserFunction {
     pub fn is_watched(&self) {
         if let Err(error) = self.client.rely_on_service() {
             let error = one_line(&error);
-            tracing::warn!(device = self.id, error, "accesses keep their own timers");
+            tracing::warn!(parent: &self.span, error, "accesses keep their own timers");
         }
     }
 
@@ -174,6 +182,7 @@ impl VfioUserFunction {
     }
 
     fn sync_vectors(&self, touched: std::ops::Range<u32>) {
+        let _device = self.span.enter();
         let mut interrupts = lock(&self.interrupts);
         let mode = lock(&self.config).interrupt_mode();
         if let InterruptMode::Msix { mask_all } = mode {
@@ -183,6 +192,7 @@ impl VfioUserFunction {
     }
 
     fn sync_interrupts(&self) {
+        let _device = self.span.enter();
         let mut interrupts = lock(&self.interrupts);
         if self.is_lost() {
             return;

@@ -26,7 +26,7 @@ pub enum HostNotice {
 pub type NoticeFd = (HostNotice, Arc<OwnedFd>);
 
 /// Binds eventfds to both, as far as the server has them.
-pub(super) fn bind(client: &Client, id: &str, num_irqs: u32) -> Vec<NoticeFd> {
+pub(super) fn bind(client: &Client, num_irqs: u32) -> Vec<NoticeFd> {
     let both = [
         (HostNotice::Error, IrqIndex::ERR),
         (HostNotice::Request, IrqIndex::REQ),
@@ -41,7 +41,7 @@ pub(super) fn bind(client: &Client, id: &str, num_irqs: u32) -> Vec<NoticeFd> {
             Ok(None) => {}
             Err(error) => {
                 let error = one_line(&error);
-                tracing::warn!(device = id, error, "{index} will not be told");
+                tracing::warn!(error, "{index} will not be told");
             }
         }
     }

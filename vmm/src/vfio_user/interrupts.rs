@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use protocol::client::Client;
+use tracing::Span;
 
 use super::config::InterruptMode;
 use super::describe::Irqs;
@@ -41,9 +42,9 @@ enum Active {
 
 impl Interrupts {
     /// All off.
-    pub fn new(id: &str, client: Arc<Client>, vm: Arc<Vm>, irqs: Irqs) -> Self {
+    pub fn new(span: Span, client: Arc<Client>, vm: Arc<Vm>, irqs: Irqs) -> Self {
         Self {
-            notices: Notices::new(id),
+            notices: Notices::new(span),
             client,
             vm,
             irqs,

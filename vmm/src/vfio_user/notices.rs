@@ -8,6 +8,7 @@ use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 
 use protocol::client::ClientError;
+use tracing::Span;
 
 use crate::one_line::one_line;
 
@@ -18,15 +19,15 @@ type Kind = (&'static str, u16, &'static str);
 /// What was said already of one device.
 #[derive(Debug)]
 pub(super) struct Notices {
-    id: String,
+    span: Span,
     said: Mutex<BTreeSet<Kind>>,
 }
 
 impl Notices {
-    /// Nothing yet.
-    pub(super) fn new(id: &str) -> Self {
+    /// Nothing yet. `span` is that of lines about the device.
+    pub(super) fn new(span: Span) -> Self {
         Self {
-            id: id.to_owned(),
+            span,
             said: Mutex::default(),
         }
     }
@@ -45,7 +46,7 @@ impl Notices {
     ) {
         if self.is_first(kind(what, error)) {
             tracing::warn!(
-                device = self.id,
+                parent: &self.span,
                 vector,
                 error = one_line(error),
                 "{what}; more of this kind are not logged"
@@ -56,7 +57,7 @@ impl Notices {
     /// Something that is no error of anybody's.
     pub(super) fn once(&self, what: &'static str) {
         if self.is_first((what, 0, "")) {
-            tracing::warn!(device = self.id, "{what}; this is logged once");
+            tracing::warn!(parent: &self.span, "{what}; this is logged once");
         }
     }
 
@@ -90,7 +91,7 @@ mod tests {
 
     #[test]
     fn kind_of_failure_is_said_once_whatever_its_value() {
-        let notices = Notices::new("net");
+        let notices = Notices::new(Span::none());
         let refused = |errno| ClientError::Refused {
             command: CommandCode::REGION_READ,
             errno,
@@ -109,7 +110,7 @@ mod tests {
 
     #[test]
     fn number_of_lines_about_a_device_is_limited() {
-        let notices = Notices::new("net");
+        let notices = Notices::new(Span::none());
         let said = (0..1000).filter(|number| notices.is_first(("read", *number, "")));
         assert_eq!(said.count(), MAX_KINDS);
     }

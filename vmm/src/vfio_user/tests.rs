@@ -138,6 +138,7 @@ fn common() -> VfioCommon {
     };
     VfioCommon {
         id: "net".into(),
+        pci: "-".into(),
         place,
         options: HostOptions::default(),
         unplug_timeout_s: 30,

@@ -68,11 +68,11 @@ impl Accepted {
         match self.verdict {
             Verdict::Served | Verdict::Refused => {}
             Verdict::ServedAsTheCpuHelps => {
-                tracing::info!(device = %address, reason, "DMA may bypass the CPU's caches; so can the guest on this CPU");
+                tracing::info!(pci = %address, reason, "DMA may bypass the CPU's caches; so can the guest on this CPU");
             }
             Verdict::ServedAsTheOperatorAllows => {
                 tracing::warn!(
-                    device = %address, reason,
+                    pci = %address, reason,
                     "DMA may bypass the CPU's caches and the guest cannot: allowed by --allow-noncoherent"
                 );
             }

@@ -94,7 +94,7 @@ impl VfioDevice {
             address,
             source: errno.into(),
         })?;
-        tracing::info!(device = %address, reset, "device is open");
+        tracing::info!(pci = %address, reset, "device is open");
         Ok(device)
     }
 
@@ -162,7 +162,7 @@ impl VfioDevice {
         let info = ioctls::device_info(self.fd.as_fd())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         if self.description.reset && info.flags & VFIO_DEVICE_FLAGS_RESET == 0 {
-            tracing::error!(device = %self.address, "the reset between two clients failed");
+            tracing::error!(pci = %self.address, "the reset between two clients failed");
             return Err(Errno::IO);
         }
         self.lend_fd()
@@ -172,7 +172,7 @@ impl VfioDevice {
     fn reopen(&mut self, line: u64, mark: u8) -> Result<(), Errno> {
         let failed = |address: PciAddress| {
             move |error: io::Error| {
-                tracing::error!(device = %address, %error, "Open the device for the next client");
+                tracing::error!(pci = %address, %error, "Open the device for the next client");
                 Errno::from_io_error(&error).unwrap_or(Errno::IO)
             }
         };
@@ -190,7 +190,7 @@ impl VfioDevice {
                 }
             }
             if Instant::now() >= deadline {
-                tracing::error!(device = %address, "a client that has gone still maps a BAR, or another process has the device");
+                tracing::error!(pci = %address, "a client that has gone still maps a BAR, or another process has the device");
                 return Err(Errno::BUSY);
             }
             sleep(MAPPINGS_PAUSE);

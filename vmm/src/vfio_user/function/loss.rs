@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use protocol::client::LostCause;
+use telemetry::security::Event;
 
 use super::{VfioUserFunction, lock};
 use crate::one_line::one_line;
@@ -30,11 +31,9 @@ impl VfioUserFunction {
         if self.is_lost.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::error!(
-            device = self.id,
-            cause = one_line(&cause),
-            "device lost: reads give ones, writes are dropped"
-        );
+        let device = Some((self.id.as_str(), self.pci.as_str()));
+        let message = "device lost: reads give ones, writes are dropped";
+        Event::DeviceLost.report(device, "device server", &one_line(&cause), message);
         self.leave_guest();
         lock(&self.interrupts).stop();
     }

@@ -1,0 +1,165 @@
+//! How the devices of the command line become backends that can be served: what is opened before the process leaves the host.
+//!
+//! Not here: what opening a PCI device takes (`backends/vfio`).
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use protocol::limits;
+use telemetry::device::UNKNOWN;
+
+use crate::backend::Backend;
+use crate::backends::test::{TestDevice, TestDeviceOptions};
+use crate::backends::vfio::{GivenFds, OpenOptions, WantedDevice};
+use crate::cli::{Devices, Endpoint, ServedDevice, VfioArgs};
+use crate::metrics::{Metered, Metrics};
+use crate::server::listener::{Listener, SocketFile};
+use crate::server::{Clients, ServeConfig, Source};
+
+use super::{Confinement, RunError};
+
+/// Devices that are open, how each is served, and where.
+pub(super) struct Opened {
+    pub(super) devices: Vec<(ServeConfig, Box<dyn Backend>, Place)>,
+    pub(super) confinement: Option<Confinement>,
+}
+
+/// Where a device is served: a path to bind, or an inherited socket.
+pub(super) enum Place {
+    Path(PathBuf),
+    Inherited(Source),
+}
+
+impl Place {
+    fn take(endpoint: Endpoint) -> Result<Place, RunError> {
+        let number = match endpoint {
+            Endpoint::Path(path) => return Ok(Place::Path(path)),
+            Endpoint::Fd(number) => number,
+        };
+        let inherited = |source| RunError::Inherited {
+            option: "--socket-fd",
+            number,
+            source,
+        };
+        let socket = adopt("--socket-fd", number)?;
+        let source = Source::from_inherited(socket).map_err(inherited)?;
+        Ok(Place::Inherited(source))
+    }
+
+    /// Whether a second client may come.
+    fn takes_many_clients(&self) -> bool {
+        !matches!(self, Place::Inherited(Source::Connected(_)))
+    }
+
+    pub(super) fn listen(self) -> Result<(Source, Option<SocketFile>), RunError> {
+        match self {
+            Place::Path(path) => {
+                let (listener, file) = Listener::bind(&path)?;
+                Ok((Source::Listening(listener), Some(file)))
+            }
+            Place::Inherited(source) => Ok((source, None)),
+        }
+    }
+}
+
+/// Opens them.
+pub(super) fn open(
+    devices: Devices,
+    clients: &Clients,
+    metrics: &Metrics,
+) -> Result<Opened, RunError> {
+    match devices {
+        Devices::Test {
+            id,
+            endpoint,
+            message_dma,
+        } => {
+            let max_dma_maps = usize::try_from(limits::MAX_DMA_MAPS).unwrap_or(usize::MAX);
+            let device = TestDevice::new(TestDeviceOptions {
+                message_dma,
+                max_dma_maps,
+            })
+            .map_err(|errno| RunError::TestDevice(errno.into()))?;
+            let names = (id, UNKNOWN.to_owned());
+            let (config, backend) = counted(names, Box::new(device), clients, metrics);
+            Ok(Opened {
+                devices: vec![(config, backend, Place::take(endpoint)?)],
+                confinement: None,
+            })
+        }
+        Devices::Vfio { devices, options } => open_vfio_devices(devices, options, clients, metrics),
+    }
+}
+
+/// The device with these names, whose work is counted. Where the hardware does the DMA, the second socket stays silent. It is there all
+/// the same: a client that has it need not look at the first one whenever an answer comes.
+fn counted(
+    names: (String, String),
+    backend: Box<dyn Backend>,
+    clients: &Clients,
+    metrics: &Metrics,
+) -> (ServeConfig, Box<dyn Backend>) {
+    let metrics = metrics.device(&names.0, &names.1);
+    let backend = Metered::new(backend, metrics.clone());
+    let config = ServeConfig::new(names, true, clients.clone(), metrics);
+    (config, Box::new(backend))
+}
+
+fn open_vfio_devices(
+    devices: Vec<ServedDevice>,
+    options: VfioArgs,
+    clients: &Clients,
+    metrics: &Metrics,
+) -> Result<Opened, RunError> {
+    let (mut wanted, mut places) = (Vec::new(), Vec::new());
+    for device in devices {
+        let place = Place::take(device.endpoint)?;
+        wanted.push(WantedDevice {
+            address: device.host,
+            bar_mmap: device.bar_mmap,
+            renewed: place.takes_many_clients(),
+            node: adopt_optional("--device-fd", device.device_fd)?,
+        });
+        places.push(((device.id, device.host.to_string()), place));
+    }
+    let opened = crate::backends::vfio::open(
+        wanted,
+        OpenOptions {
+            allow_no_reset: options.allow_no_reset,
+            allow_noncoherent: options.allow_noncoherent,
+            iommu: options.iommu_backend,
+            given: GivenFds {
+                container: adopt_optional("--container-fd", options.container_fd)?,
+                group: adopt_optional("--group-fd", options.group_fd)?,
+                iommufd: adopt_optional("--iommufd-fd", options.iommufd_fd)?,
+            },
+        },
+    )?;
+    let devices = places.into_iter().zip(opened.backends);
+    let devices = devices.map(|((names, place), backend)| {
+        let (config, backend) = counted(names, backend, clients, metrics);
+        (config, backend, place)
+    });
+    Ok(Opened {
+        devices: devices.collect(),
+        confinement: Some(Confinement {
+            start: options.sandbox.into(),
+            max_locked_memory: options.max_locked_memory,
+            descriptors: opened.descriptors,
+            folders: opened.folders,
+        }),
+    })
+}
+
+/// Takes over an inherited descriptor that the command line names.
+pub fn adopt(option: &'static str, number: i32) -> Result<OwnedFd, RunError> {
+    sandbox::sys::adopt_fd(number).map_err(|source| RunError::Inherited {
+        option,
+        number,
+        source,
+    })
+}
+
+fn adopt_optional(option: &'static str, number: Option<i32>) -> Result<Option<OwnedFd>, RunError> {
+    number.map(|number| adopt(option, number)).transpose()
+}
