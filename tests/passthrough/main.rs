@@ -9,3 +9,4 @@ mod machine;
 mod fast_path;
 mod isolation;
 mod service;
+mod telemetry;

@@ -27,9 +27,9 @@ pub(super) fn stop_dma(devices: Vec<PciAddress>) -> io::Result<()> {
         .spawn(move || {
             for device in devices {
                 match stop_dma_of(Path::new(SYSFS), device) {
-                    Ok(()) => tracing::warn!(%device, "DMA stopped: bus mastering is off"),
+                    Ok(()) => tracing::warn!(pci = %device, "DMA stopped: bus mastering is off"),
                     Err(error) => {
-                        tracing::error!(%device, %error, "DMA of the device cannot be stopped");
+                        tracing::error!(pci = %device, %error, "DMA of the device cannot be stopped");
                     }
                 }
             }

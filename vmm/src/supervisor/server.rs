@@ -161,7 +161,7 @@ impl Server {
             }
             Action::Brake => {
                 if let Err(error) = brake::stop_dma(self.addresses()) {
-                    tracing::error!(%error, hosts = self.group.hosts(), "DMA cannot be stopped");
+                    tracing::error!(%error, pci = self.group.hosts(), "DMA cannot be stopped");
                 }
                 None
             }

@@ -290,7 +290,11 @@ impl Watch {
                 ids,
                 reason,
             } => {
-                tracing::warn!(ids = ids.join(","), reason, "A device server did not start");
+                tracing::warn!(
+                    device = ids.join(","),
+                    reason,
+                    "A device server did not start"
+                );
                 if let Some(number) = attach {
                     self.reply(&Reply::refused(number, &reason), None);
                 }
@@ -302,12 +306,12 @@ impl Watch {
             }
             Notice::Finished { hosts } => {
                 tracing::info!(
-                    hosts,
+                    pci = hosts,
                     "A device server has ended after its clients had left"
                 );
             }
             Notice::Ended { requests, hosts } => {
-                tracing::info!(hosts, "The host has its devices back");
+                tracing::info!(pci = hosts, "The host has its devices back");
                 for number in requests {
                     self.reply(&Reply::Released { number }, None);
                 }
