@@ -70,6 +70,44 @@ fn metrics_of_a_server_are_told_in_every_sandbox() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn metrics_of_a_vm_are_told_in_every_sandbox() -> Result<()> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
+    for mode in ["on", "best-effort", "off"] {
+        let scratch = Scratch::new()?;
+        let metrics = scratch.file("metrics.sock");
+        let at = format!("unix:{metrics}");
+        let options = [
+            "-m", "256M", "-sandbox", mode, "-metrics", &at, "-device", &device,
+        ];
+        let mut vm = Vm::start(&options, &Guest::running(USE_THE_DISK))?;
+        vm.wait_for_mark("running")?;
+        // A client that says nothing delays the next one, no more.
+        let _silent = UnixStream::connect(&metrics)?;
+        let text = scrape(&metrics).with_context(|| format!("-sandbox {mode}"))?;
+        let told = |name, labels| number(&text, name, labels);
+        assert_eq!(
+            told("bulkhead_vmm_dma_mapped_bytes", "")?,
+            f64::from(256 << 20)
+        );
+        assert!(told("bulkhead_vmm_interrupts_wired", "")? >= 1.0);
+        assert!(
+            told(
+                "bulkhead_vmm_messages_total",
+                ",command=\"DEVICE_SET_IRQS\""
+            )? >= 1.0
+        );
+        assert!(told("bulkhead_vmm_access_duration_seconds_count", "")? >= 1.0);
+        assert_eq!(told("bulkhead_vmm_device_lost", "")?, 0.0);
+        vm.resume()?;
+        vm.finish()?.succeeded()?;
+        assert_eq!(scratch.names()?, Vec::<String>::new(), "-sandbox {mode}");
+    }
+    Ok(())
+}
+
 /// A journal, as far as who logs sees it.
 struct Journal(UnixDatagram);
 

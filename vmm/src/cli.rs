@@ -129,6 +129,9 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         iommu_backend: one(matches, "iommu-backend")
             .map_or(Ok(IommuBackend::Auto), |text| IommuBackend::parse(&text))?,
         log: log(matches)?,
+        metrics: one(matches, "metrics")
+            .map(|text| metrics(&text))
+            .transpose()?,
         bars_leak: false,
     })
 }
@@ -185,6 +188,11 @@ fn serial(values: &[String]) -> Result<Vec<SerialConfig>, CliError> {
         );
     }
     Ok(ports)
+}
+
+fn metrics(text: &str) -> Result<PathBuf, ConfigError> {
+    telemetry::metrics::socket_path(text)
+        .map_err(|reason| ConfigError::option("metrics", text, reason))
 }
 
 fn log(matches: &mut ArgMatches) -> Result<LogConfig, CliError> {
@@ -270,6 +278,7 @@ fn options() -> Clap {
             path("D", "write the log to this file instead of standard error"),
             value("log-format", "FORMAT", "text, json or journald; text by default"),
             value("log-level", "FILTER", "error, warn, info, debug, trace, or levels per module as in warn,vmm::hotplug=debug; warn by default"),
+            value("metrics", "unix:PATH", "make a socket there on which metrics can be read, in the OpenMetrics format over HTTP"),
             switch("nographic", "accepted, no effect: there is no display"),
             switch("nodefaults", "accepted, no effect: there are no default devices"),
             switch("enable-kvm", "accepted, no effect: KVM is always used"),

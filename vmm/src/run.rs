@@ -12,16 +12,19 @@ mod inherited;
 mod signals;
 mod stages;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use rustix::event::{EventfdFlags, eventfd};
 use sandbox::enter::EnterError;
 use serde_json::Value;
+use telemetry::metrics::Exporter;
 
 use crate::address_space::Overlap;
 use crate::config::{Config, StageConfig};
 use crate::event_loop::{EventLoop, Interest};
-use crate::hotplug::DeviceError;
+use crate::hotplug::{self, DeviceError};
 use crate::kvm::{FatalExit, KvmError};
 use crate::machine::boot::BootError;
 use crate::machine::power::StopRequest;
@@ -32,7 +35,7 @@ use crate::qmp::commands::Context;
 use crate::qmp::events::{Event, ShutdownCause};
 use crate::qmp::machine::RunControl;
 use crate::qmp::server::{CommandQueues, Server};
-use crate::threads::Threads;
+use crate::threads::{Kind, Threads};
 
 use self::board::Board;
 pub use self::inherited::{InheritError, Inherited};
@@ -144,6 +147,7 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
     let (qmp, commands) = Server::new().map_err(io("Prepare for QMP"))?;
     let listeners = std::mem::take(&mut inherited.qmp);
     let sockets = std::mem::take(&mut inherited.devices);
+    let metrics = inherited.metrics.take();
     let mut board = Board::build(config, inherited, &qmp, &threads, &stages)?;
     // 4. What serves the operator. All threads exist now; none reads a peer's byte before all are confined.
     let mut service = Service {
@@ -153,6 +157,9 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
         sandbox: Arc::default(),
     };
     service.start(config, &board, &threads, commands)?;
+    if let Some(listener) = metrics {
+        export(&threads, listener, &board)?;
+    }
     let enforced = jail.close(threads.complete())?;
     tracing::info!(%enforced, "Sandbox");
     let _first = service
@@ -180,6 +187,16 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
     let reason = outcome?;
     stopped?;
     Ok(reason)
+}
+
+/// Starts the thread that answers who reads metrics. It lives as long as the process.
+fn export(threads: &Threads, listener: OwnedFd, board: &Board) -> Result<(), RunError> {
+    let failed = io("Prepare the metrics socket");
+    let exporter = Exporter::new(listener, hotplug::registry(&board.devices)).map_err(failed)?;
+    let never = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let started = threads.start(Kind::Metrics, "metrics", move || exporter.serve(never));
+    started.map_err(failed)?;
+    Ok(())
 }
 
 impl Board {

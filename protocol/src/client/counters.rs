@@ -10,6 +10,14 @@ const COMMANDS: usize = 19;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageCounters {
     counts: [u64; COMMANDS],
+    refused: [u64; COMMANDS],
+}
+
+impl Default for MessageCounters {
+    /// No message yet.
+    fn default() -> MessageCounters {
+        Counters::default().read()
+    }
 }
 
 impl MessageCounters {
@@ -31,32 +39,54 @@ impl MessageCounters {
     }
 
     /// Commands that were seen, with their numbers of messages.
-    pub fn by_command(&self) -> impl Iterator<Item = (CommandCode, u64)> + '_ {
-        (0u16..)
-            .map(CommandCode)
-            .zip(self.counts.iter().copied())
-            .filter(|(_, count)| *count > 0)
+    pub fn by_command(&self) -> impl Iterator<Item = (CommandCode, u64)> + use<> {
+        seen(self.counts)
     }
+
+    /// Commands of which the server refused requests, with the numbers of those.
+    pub fn refused_by_command(&self) -> impl Iterator<Item = (CommandCode, u64)> + use<> {
+        seen(self.refused)
+    }
+}
+
+fn seen(counts: [u64; COMMANDS]) -> impl Iterator<Item = (CommandCode, u64)> {
+    let counts = (0u16..).map(CommandCode).zip(counts);
+    counts.filter(|(_, count)| *count > 0)
 }
 
 /// Counted from several threads.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     counts: [AtomicU64; COMMANDS],
+    refused: [AtomicU64; COMMANDS],
 }
 
 impl Counters {
     pub(super) fn count(&self, command: CommandCode) {
-        if let Some(counter) = self.counts.get(usize::from(command.0)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        count(&self.counts, command);
+    }
+
+    /// The server answered a request with an error.
+    pub(super) fn count_refused(&self, command: CommandCode) {
+        count(&self.refused, command);
     }
 
     pub(super) fn read(&self) -> MessageCounters {
-        let mut counts = [0; COMMANDS];
-        for (count, counter) in counts.iter_mut().zip(&self.counts) {
-            *count = counter.load(Ordering::Relaxed);
+        MessageCounters {
+            counts: read(&self.counts),
+            refused: read(&self.refused),
         }
-        MessageCounters { counts }
     }
+}
+
+fn count(counters: &[AtomicU64; COMMANDS], command: CommandCode) {
+    if let Some(counter) = counters.get(usize::from(command.0)) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn read(counters: &[AtomicU64; COMMANDS]) -> [u64; COMMANDS] {
+    counters
+        .each_ref()
+        .map(|counter| counter.load(Ordering::Relaxed))
 }

@@ -176,7 +176,7 @@ impl Engine {
                 self.in_flight.stop_leading(lead);
             }
         });
-        match (sent, lead) {
+        let result = match (sent, lead) {
             (Ok(()), Some(lead)) => self.lead_to_answer(lead, &ticket, call.takes_fds, read),
             (Ok(()), None) => self.await_answer(&ticket, read),
             (Err(cause), lead) => {
@@ -186,7 +186,11 @@ impl Engine {
                 }
                 Err(ClientError::Lost(cause))
             }
+        };
+        if let Err(ClientError::Refused { command, .. }) = result {
+            self.counters.count_refused(command);
         }
+        result
     }
 
     fn ticket(&self, call: &Call<'_>) -> Result<(Ticket, Option<Lead>), ClientError> {

@@ -155,7 +155,11 @@ impl Engine {
 
     /// How the last slow request ended; once.
     pub(super) fn take_slow_outcome(&self) -> Option<Result<(), ClientError>> {
-        self.in_flight.table().slow.take_outcome()
+        let outcome = self.in_flight.table().slow.take_outcome();
+        if let Some(Err(ClientError::Refused { command, .. })) = outcome {
+            self.counters.count_refused(command);
+        }
+        outcome
     }
 
     fn slow_in_flight(&self) -> bool {

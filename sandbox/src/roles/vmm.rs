@@ -42,11 +42,13 @@ pub enum Thread {
     Qmp,
     /// Runs QMP commands.
     QmpCommands,
+    /// Answers who reads metrics.
+    Metrics,
 }
 
 impl Thread {
     /// All kinds.
-    pub const ALL: [Thread; 9] = [
+    pub const ALL: [Thread; 10] = [
         Thread::Main,
         Thread::Vcpu,
         Thread::Connections,
@@ -56,6 +58,7 @@ impl Thread {
         Thread::Release,
         Thread::Qmp,
         Thread::QmpCommands,
+        Thread::Metrics,
     ];
 }
 
@@ -122,6 +125,7 @@ pub fn calls(thread: Thread, late: RawFd) -> Calls {
             parts::operator_clients(),
             parts::operator_events(),
         ],
+        Thread::Metrics => vec![parts::metrics(late)],
     };
     rules.extend(parts.into_iter().flatten());
     let refused = refused(late);

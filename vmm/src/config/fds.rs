@@ -43,6 +43,8 @@ pub struct FdTable {
     pub log: Option<RawFd>,
     /// Listening QMP sockets, one per `Config::monitors`.
     pub qmp: Vec<RawFd>,
+    /// The listening socket of `-metrics`.
+    pub metrics: Option<RawFd>,
     /// Connected vfio-user sockets, one per vfio device of the configuration.
     pub devices: Vec<DeviceSocket>,
 }
@@ -58,10 +60,11 @@ impl FdTable {
             control,
             log,
             qmp,
+            metrics,
             devices,
         } = self;
         let ends = serial.iter().flat_map(|port| [port.input, port.output]);
-        [Some(*kvm), Some(*kernel), *initrd, *control, *log]
+        [Some(*kvm), Some(*kernel), *initrd, *control, *log, *metrics]
             .into_iter()
             .chain(ends)
             .flatten()

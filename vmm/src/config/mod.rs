@@ -88,6 +88,8 @@ pub struct Config {
     pub iommu_backend: IommuBackend,
     /// `-D`, `-log-format`, `-log-level`.
     pub log: LogConfig,
+    /// `-metrics`: a socket on which they can be read.
+    pub metrics: Option<PathBuf>,
     /// Not an option: whether the host's CPU could leak memory through mapped BARs, as the supervisor found.
     pub bars_leak: bool,
 }

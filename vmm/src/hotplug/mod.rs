@@ -14,6 +14,7 @@
 //! | `supervisor` | how the supervisor is asked for a device server and told to end one |
 //! | `slots` | how a slot's interrupts reach the guest |
 //! | `ready` | when the guest has turned a device on |
+//! | `metrics` | what is counted of them, for the metrics socket |
 //! | `report` | what `query-hotplug` and `query-vfio-user` answer |
 //!
 //! The slot's state machine is `pci/slot.rs`.
@@ -21,6 +22,7 @@
 pub mod devices;
 mod add;
 mod remove;
+mod metrics;
 mod report;
 mod listen;
 mod worker;
@@ -35,3 +37,4 @@ pub mod supervisor;
 pub use attacher::Attacher;
 pub use devices::{DeviceError, Devices, Machine};
 pub use listen::watch_connections;
+pub use metrics::registry;

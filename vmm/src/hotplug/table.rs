@@ -34,6 +34,8 @@ pub(super) struct Entry {
     pub(super) cause: Option<String>,
     /// When it was started anew because it was lost.
     pub(super) restarts: Vec<Instant>,
+    /// How often, ever.
+    pub(super) restarted: u64,
 }
 
 /// All passed devices.
@@ -79,6 +81,7 @@ impl Table {
             watches: Vec::new(),
             cause: None,
             restarts: Vec::new(),
+            restarted: 0,
         };
         let key = entry.key();
         content.entries.insert(key.id.clone(), entry);
@@ -145,6 +148,7 @@ impl Table {
         entry.generation = generation;
         entry.cause = None;
         entry.restarts.push(Instant::now());
+        entry.restarted += 1;
         Some((entry.key(), entry.config.clone()))
     }
 

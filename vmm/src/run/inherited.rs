@@ -24,6 +24,8 @@ pub struct Inherited {
     pub control: Option<OwnedFd>,
     /// Listening QMP sockets.
     pub qmp: Vec<OwnedFd>,
+    /// The listening socket for metrics.
+    pub metrics: Option<OwnedFd>,
     /// Connected vfio-user sockets by device id.
     pub devices: Vec<(String, OwnedFd)>,
 }
@@ -73,6 +75,7 @@ impl Inherited {
                 .iter()
                 .map(|number| adopt(*number, "QMP socket"))
                 .collect::<Result<_, _>>()?,
+            metrics: optional(fds.metrics, "metrics socket")?,
             devices: fds
                 .devices
                 .iter()

@@ -136,6 +136,10 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     let mut socket_files = Vec::new();
     let mut files = open::open(&config, &mut socket_files)?;
     files.qmp = monitors::listen(&config.monitors, &mut socket_files)?;
+    let metrics = config.metrics.as_deref();
+    files.metrics = metrics
+        .map(|path| monitors::listen_for_metrics(path, &mut socket_files))
+        .transpose()?;
     let log_file = config.log.file.as_deref().map(open::log).transpose()?;
     // 5. Everything that may take more power than a child needs is open (a port below 1024, for one).
     let enforced = enter::give_up_what_no_child_needs(config.sandbox.mode)?;

@@ -1,4 +1,4 @@
-//! Listens where QMP clients connect, for the VMM.
+//! Listens where QMP clients and those who read metrics connect, for the VMM.
 //!
 //! A Unix socket has mode 0600, and its file goes away with the VM. A socket that the operator opened must be
 //! listening already. None blocks who accepts from it.
@@ -22,6 +22,16 @@ pub(super) enum MonitorError {
     Busy { path: PathBuf },
     #[error("-qmp unix:{path}: cannot be made; give a path in a folder that this user can write")]
     Unix {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("-metrics unix:{path}: another process listens there; end it or give another path")]
+    MetricsBusy { path: PathBuf },
+    #[error(
+        "-metrics unix:{path}: cannot be made; give a path in a folder that this user can write"
+    )]
+    Metrics {
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -76,6 +86,24 @@ pub(super) fn listen(
         });
     }
     Ok(listeners)
+}
+
+/// Listens where metrics can be read. The socket's file is added to `files`.
+pub(super) fn listen_for_metrics(
+    path: &Path,
+    files: &mut Vec<SocketFile>,
+) -> Result<OwnedFd, MonitorError> {
+    let refuse = |source: io::Error| {
+        let path = path.to_owned();
+        if source.kind() == io::ErrorKind::AddrInUse {
+            MonitorError::MetricsBusy { path }
+        } else {
+            MonitorError::Metrics { path, source }
+        }
+    };
+    let (listener, file) = unix(path).map_err(refuse)?;
+    files.push(file);
+    Ok(listener)
 }
 
 fn unix(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {

@@ -24,6 +24,8 @@ pub(super) struct OpenFiles {
     pub(super) serial: Vec<SerialEnds>,
     /// Listening QMP sockets; see `monitors`.
     pub(super) qmp: Vec<OwnedFd>,
+    /// The listening socket for metrics.
+    pub(super) metrics: Option<OwnedFd>,
 }
 
 /// The two directions of a serial port; see `SerialFds`.
@@ -97,6 +99,7 @@ pub(super) fn open(config: &Config, files: &mut Vec<SocketFile>) -> Result<OpenF
         initrd,
         serial,
         qmp: Vec::new(),
+        metrics: None,
     })
 }
 

@@ -207,6 +207,7 @@ impl Spawner {
                 })
                 .collect(),
             qmp: files.qmp.into_iter().map(|fd| list.add(fd)).collect(),
+            metrics: files.metrics.map(|fd| list.add(fd)),
             control: Some(list.add(vmm_control)),
             log: log.map(|fd| list.add(fd)),
             devices: devices

@@ -74,6 +74,7 @@ impl Scratch {
             no_reboot: false,
             iommu_backend: IommuBackend::Type1,
             bars_leak: false,
+            metrics: None,
             log: log_config(),
         }
     }

@@ -107,6 +107,15 @@ impl Interrupts {
         }
     }
 
+    /// How many interrupts are wired.
+    pub fn wired(&self) -> u64 {
+        match &self.active {
+            Active::Off | Active::Intx(None) => 0,
+            Active::Intx(Some(_)) => 1,
+            Active::Msi(vectors) | Active::Msix(vectors) => vectors.wired(),
+        }
+    }
+
     /// Turns the active kind off.
     pub fn stop(&mut self) {
         let result = match std::mem::replace(&mut self.active, Active::Off) {

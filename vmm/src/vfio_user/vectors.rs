@@ -101,6 +101,15 @@ impl Vectors {
         vector.is_some_and(|vector| vector.attached.is_none() && is_signalled(vector.event.as_fd()))
     }
 
+    /// How many are sent to the guest now.
+    pub fn wired(&self) -> u64 {
+        let attached = self
+            .vectors
+            .iter()
+            .filter(|vector| vector.attached.is_some());
+        attached.map(|_| 1).sum()
+    }
+
     /// Turns the whole kind off, at the server first, and gives everything back.
     pub fn release(&mut self) -> Result<(), ClientError> {
         let bound = self.vectors.iter().any(|vector| vector.bound);

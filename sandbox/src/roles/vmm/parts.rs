@@ -299,3 +299,15 @@ pub(super) fn operator_clients() -> Vec<Rule> {
         ),
     ]
 }
+
+/// Who reads metrics, one after another.
+pub(super) fn metrics(late: u64) -> Vec<Rule> {
+    let call = Rule::syscall;
+    vec![
+        call(libc::SYS_poll, "metrics: wait for a client"),
+        call(libc::SYS_ppoll, "metrics: wait for a client, for so long"),
+        early(libc::SYS_accept4, late, "metrics: a new client"),
+        late_only(libc::SYS_recvfrom, late, "metrics: what is asked"),
+        late_only(libc::SYS_sendto, late, "metrics: the answer"),
+    ]
+}

@@ -6,7 +6,7 @@ use protocol::messages::version::Capabilities;
 use super::{VfioUserFunction, lock};
 use crate::vfio_user::bars::MappedArea;
 use crate::vfio_user::host_notices::NoticeFd;
-use crate::vfio_user::latency::Bucket;
+use crate::vfio_user::latency::{Bucket, Histogram};
 
 impl VfioUserFunction {
     /// What the host's kernel may have to say of the device.
@@ -50,5 +50,15 @@ impl VfioUserFunction {
     /// How long trapped accesses took so far.
     pub fn latency(&self) -> Vec<Bucket> {
         self.latency.buckets()
+    }
+
+    /// The same for metrics.
+    pub fn access_times(&self) -> Histogram {
+        self.latency.histogram()
+    }
+
+    /// How many interrupts are wired to the guest.
+    pub fn interrupts_wired(&self) -> u64 {
+        lock(&self.interrupts).wired()
     }
 }
