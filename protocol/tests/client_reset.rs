@@ -130,11 +130,11 @@ fn reset_that_is_never_answered_loses_the_device_at_its_own_deadline() {
         |client| client.finish_reset().is_err(),
     ];
     for (who, is_lost) in looks.into_iter().enumerate() {
+        let start = Instant::now();
         let (client, go, _answered, thread) = held(Client::start_reset, done);
         if who == 0 {
             client.rely_on_service().unwrap();
         }
-        let start = Instant::now();
         while !is_lost(&client) {
             assert!(start.elapsed() < 8 * DEADLINE, "{who} never sees it");
             std::thread::yield_now();
