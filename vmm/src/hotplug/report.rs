@@ -16,6 +16,17 @@ use crate::vfio_user::bars::MappedArea;
 use crate::vfio_user::latency::Bucket;
 
 impl Devices {
+    /// What the machine has of KVM; passed devices take most of it.
+    pub fn report_kvm(&self) -> Value {
+        let vm = &self.machine.services.vm;
+        json!({
+            "enabled": true,
+            "present": true,
+            "memory-slots": vm.memory_slots().count(),
+            "interrupt-routes": vm.irq().count(),
+        })
+    }
+
     /// Every slot: what is in it, how far it is, and what it waits for.
     pub fn report_slots(&self) -> Value {
         self.machine.pci.slots().iter().map(slot).collect()

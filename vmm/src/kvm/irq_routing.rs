@@ -107,6 +107,14 @@ impl IrqRouting {
         }
     }
 
+    /// How many GSIs are allocated.
+    pub fn count(&self) -> usize {
+        self.messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
     /// Lets `trigger` raise `gsi`: an edge for a pin, a message for an MSI route.
     pub fn attach(&self, trigger: BorrowedFd<'_>, gsi: Gsi) -> Result<(), KvmError> {
         let failed = |source| KvmError::Irqfd {

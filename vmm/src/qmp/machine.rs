@@ -65,6 +65,8 @@ pub trait Inventory: Send + Sync {
     fn cpus(&self) -> Vec<Cpu>;
     /// Guest RAM, in bytes.
     fn memory_bytes(&self) -> u64;
+    /// What the machine has of KVM, as `query-kvm` answers.
+    fn kvm(&self) -> Value;
     /// The buses, as `query-pci` answers.
     fn pci(&self) -> Value;
     /// The hot-plug slots, as `query-hotplug` answers.

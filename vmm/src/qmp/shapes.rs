@@ -61,6 +61,9 @@ pub(super) const KVM: Shape = Shape::Object(
     &[
         required("enabled", Shape::Bool),
         required("present", Shape::Bool),
+        // Ours: what passed devices take of KVM.
+        required("memory-slots", Shape::Int),
+        required("interrupt-routes", Shape::Int),
     ],
 );
 /// `qmp_capabilities`.

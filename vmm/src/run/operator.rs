@@ -115,6 +115,10 @@ impl Inventory for Parts {
         self.memory_bytes
     }
 
+    fn kvm(&self) -> Value {
+        self.devices.report_kvm()
+    }
+
     fn pci(&self) -> Value {
         query_pci::answer(&self.pci.functions())
     }

@@ -52,6 +52,10 @@ impl Inventory for Noted {
     fn memory_bytes(&self) -> u64 {
         512 << 20
     }
+    fn kvm(&self) -> Value {
+        json!({"enabled": true, "present": true, "memory-slots": 2, "interrupt-routes": 0})
+    }
+
     fn pci(&self) -> Value {
         json!([])
     }

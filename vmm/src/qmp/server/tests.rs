@@ -45,6 +45,10 @@ impl Inventory for Idle {
     fn memory_bytes(&self) -> u64 {
         0
     }
+    fn kvm(&self) -> Value {
+        json!({"enabled": true, "present": true, "memory-slots": 2, "interrupt-routes": 0})
+    }
+
     fn pci(&self) -> Value {
         json!([])
     }
