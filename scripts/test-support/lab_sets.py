@@ -58,6 +58,9 @@ EIGHT_CONTROLLERS = tuple(
     word for number in range(8) for word in ("--device", f"nvme,serial=eight{number},bus=pcie.0,addr={0x10 + number:x}")
 )
 
+# What crosses a plug or an unplug, and what is left after many.
+CROSSINGS = ("races::", "recall::", "supervision::", "leaks::", "managed::")
+
 
 @dataclasses.dataclass(frozen=True)
 class LabSet:
@@ -79,8 +82,10 @@ SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
     LabSet("kernel 7", "7", ("passthrough",)),
     LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug"), memory=2560, options=MANUAL_DEVICE, only=IOMMUFD_TESTS),
-    # Eight slots at once, over and over, is scripts/soak.
-    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "leaks::", "client::")),
+    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "client::", *CROSSINGS)),
+    LabSet("hotplug crossings", "6.1", ("hotplug",), memory=2560, only=CROSSINGS),
+    # Ten times; scripts/soak does it 200 times.
+    LabSet("hotplug slots", "6.1", ("hotplug",), memory=2560, options=EIGHT_CONTROLLERS, only=("many::",)),
     LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",)),
     LabSet("qmp client", "6.1", ("hotplug",), memory=2560, options=("--python",), only=("client::",), folders=("qmp_client",)),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=(*SERIAL_PAIR, *MSI_CONTROLLER)),

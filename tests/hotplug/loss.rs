@@ -7,9 +7,11 @@ use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme};
+use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme, group_is_free};
 
 const NOTICED: Duration = Duration::from_secs(20);
+/// The supervisor kills a server that does not end within 75 s.
+const SERVER_END: Duration = Duration::from_secs(100);
 
 /// A machine whose guest uses the NVMe behind pcie.1.
 pub(crate) fn with_disk(options: &str) -> Result<Machine> {
@@ -21,14 +23,18 @@ pub(crate) fn with_disk(options: &str) -> Result<Machine> {
     Ok(machine)
 }
 
-fn kill_server(machine: &Machine) -> Result<()> {
+pub(crate) fn kill_server(machine: &Machine) -> Result<()> {
+    signal_server(machine, Signal::KILL)
+}
+
+fn signal_server(machine: &Machine, signal: Signal) -> Result<()> {
     let pids = machine.vm.device_server_pids()?;
     ensure!(!pids.is_empty(), "there is a device server");
     for pid in pids {
         let pid = Pid::from_raw(i32::try_from(pid)?);
         if let Some(pid) = pid {
             // It may be the parent of the one that was killed before it.
-            let _gone = kill_process(pid, Signal::KILL);
+            let _gone = kill_process(pid, signal);
         }
     }
     Ok(())
@@ -110,6 +116,23 @@ fn lost_device_on_the_root_bus_stays_lost_and_the_guest_lives() -> Result<()> {
         desc.contains("Bus 'pcie.0' does not support hotplugging"),
         "{desc}"
     );
+    machine.guest("echo alive")?;
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn server_that_stands_still_is_a_loss_at_the_deadline_and_is_killed() -> Result<()> {
+    let mut machine = with_disk("")?;
+    signal_server(&machine, Signal::STOP)?;
+    // Configuration space is the server's to answer.
+    machine.guest("cat /sys/class/nvme/nvme0/device/config | head -c 4 >/dev/null; true")?;
+    let lost = machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;
+    println!("LOST {lost}");
+    machine.event("DEVICE_DELETED", SERVER_END)?;
+    group_is_free()?;
+    ensure!(!HostDevice::at(NVME).is_bus_master()?, "its DMA is off");
     machine.guest("echo alive")?;
     machine.finish()?;
     Ok(())

@@ -1,10 +1,11 @@
 //! A VM with hot-plug slots, a QMP client, and a guest that runs what the test tells it.
 
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::guest::{Guest, GuestReport};
-use harness::host_device::NVME;
+use harness::host_device::{HostDevice, NVME};
 use harness::qmp::Qmp;
 use harness::scratch::Scratch;
 use harness::vm::Vm;
@@ -22,7 +23,7 @@ const ENDED: Duration = Duration::from_secs(3);
 pub(crate) const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 
 /// Runs what comes over the console, one line at a time.
-const OBEY: &str = r#"
+pub(crate) const OBEY: &str = r#"
     number=0
     echo "OBEY"
     while read -r line </dev/ttyS0; do
@@ -38,6 +39,20 @@ pub(crate) fn add_nvme(id: &str, more: &str) -> String {
     format!(
         r#"{{"execute":"device_add","arguments":{{"id":"{id}","driver":"vfio-pci","bus":"pcie.1","addr":"0x0","host":"{NVME}"{more}}}}}"#
     )
+}
+
+/// The NVMe's group can be opened: nobody holds anything of it.
+pub(crate) fn group_is_free() -> Result<()> {
+    is_free(NVME)
+}
+
+/// The same of another device.
+pub(crate) fn is_free(host: &str) -> Result<()> {
+    let group = format!("/dev/vfio/{}", HostDevice::at(host).group()?);
+    let mut options = File::options();
+    options.read(true).write(true);
+    let opened = options.open(&group).map(drop);
+    opened.with_context(|| format!("open {group}"))
 }
 
 /// The VM, its client, and its guest.
@@ -61,7 +76,7 @@ impl Machine {
         Self::boot_guest_that_reboots(&arguments, guest)
     }
 
-    fn boot_guest_that_reboots(arguments: &[&str], guest: &Guest) -> Result<Self> {
+    pub(crate) fn boot_guest_that_reboots(arguments: &[&str], guest: &Guest) -> Result<Self> {
         let scratch = Scratch::new()?;
         let socket = scratch.file("qmp.sock");
         let qmp = format!("unix:{socket},server,nowait");

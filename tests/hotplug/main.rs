@@ -7,6 +7,8 @@ mod manual;
 mod unplug;
 mod loss;
 mod recall;
+mod races;
+mod supervision;
 mod refusals;
 mod run_state;
 mod client;

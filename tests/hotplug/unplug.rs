@@ -1,26 +1,15 @@
 //! Ways to leave: the guest lets go by itself, under I/O, late, by force, before it has booted.
 
-use std::fs::File;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::host_device::{HostDevice, NVME};
 use serde_json::json;
 
-use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme};
+use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme, group_is_free};
 
 /// A device that is taken, not asked for: no driver has a say.
 const TAKEN: Duration = Duration::from_secs(20);
-
-fn group_is_free() -> Result<()> {
-    let group = format!("/dev/vfio/{}", HostDevice::at(NVME).group()?);
-    let mut options = File::options();
-    options.read(true).write(true);
-    options
-        .open(&group)
-        .map(drop)
-        .with_context(|| format!("open {group}"))
-}
 
 fn behind_port(options: &str) -> String {
     format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0{options}")
