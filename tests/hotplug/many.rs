@@ -20,6 +20,9 @@ const HOSTS: [&str; 8] = [
     "0000:00:17.0",
 ];
 const CYCLES: usize = 10;
+/// Cycles for what is made once: the allocator's heaps grow by the two message buffers, of 1 MiB each, of eight devices at once.
+/// Measured: 69 MiB after one cycle, 86 MiB after four, and the same from there on.
+const WARM_UP: usize = 5;
 
 /// Puts eight numbers in another order. A linear congruential generator (Knuth's constants).
 fn shuffle(state: &mut u64, order: &mut [usize; 8]) {
@@ -55,9 +58,9 @@ fn eight_slots_are_filled_and_emptied_again_and_again() -> Result<()> {
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut machine = Machine::start(&arguments)?;
-    let before = held(&mut machine)?;
+    let mut before = None;
     let (mut state, mut order) = (1, [0, 1, 2, 3, 4, 5, 6, 7]);
-    for cycle in 0..cycles()? {
+    for cycle in 0..WARM_UP + cycles()? {
         shuffle(&mut state, &mut order);
         for number in order {
             machine.qmp.succeed(&format!(
@@ -87,10 +90,14 @@ fn eight_slots_are_filled_and_emptied_again_and_again() -> Result<()> {
         deleted.dedup();
         ensure!(deleted.len() == 8, "cycle {cycle}: {deleted:?}");
         machine.guest("lspci | grep -c Non-Volatile | grep -qx 0")?;
-        println!("cycle {cycle}: order {order:?}");
+        let now = held(&mut machine)?;
+        println!("cycle {cycle}: order {order:?}, {now:?}");
+        if cycle + 1 == WARM_UP {
+            before = Some(now);
+        }
     }
+    let before = before.context("more cycles than for warming up")?;
     holds_no_more_than(&mut machine, &before)?;
-    println!("held before and after: {before:?}");
     machine.finish()?;
     Ok(())
 }
