@@ -77,6 +77,8 @@ pub struct HostOptions {
     pub allow_noncoherent: bool,
     /// Whether its client may map its BARs.
     pub bar_mmap: BarMmap,
+    /// Whether it is taken from its host driver, and given back.
+    pub managed: bool,
 }
 
 /// Whether a client may map the BARs of a device. In the order of what it gives away.
@@ -179,6 +181,8 @@ struct WireAttach {
     allow_noncoherent: bool,
     #[serde(default, skip_serializing_if = "BarMmap::is_default")]
     bar_mmap: BarMmap,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    managed: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     socket: Option<String>,
 }
@@ -196,6 +200,7 @@ impl WireAttach {
             allow_no_reset: options.allow_no_reset,
             allow_noncoherent: options.allow_noncoherent,
             bar_mmap: options.bar_mmap,
+            managed: options.managed,
             socket,
         }
     }
@@ -205,6 +210,7 @@ impl WireAttach {
             allow_no_reset: self.allow_no_reset,
             allow_noncoherent: self.allow_noncoherent,
             bar_mmap: self.bar_mmap,
+            managed: self.managed,
         }
     }
 }

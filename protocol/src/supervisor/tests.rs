@@ -24,6 +24,7 @@ fn requests_golden_text() {
             allow_no_reset: true,
             allow_noncoherent: true,
             bar_mmap: BarMmap::Force,
+            managed: true,
         },
     };
     let with_options = Request::Attach {
@@ -49,7 +50,7 @@ fn requests_golden_text() {
         ),
         (
             with_options,
-            r#"{"attach":{"number":7,"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"allow-noncoherent":true,"bar-mmap":"force"}}"#,
+            r#"{"attach":{"number":7,"id":"net","host":"0000:1a:00.3","allow-no-reset":true,"allow-noncoherent":true,"bar-mmap":"force","managed":true}}"#,
         ),
         (
             socket,

@@ -174,6 +174,7 @@ impl DeviceConfig {
 fn vfio_pci(id: String, properties: &mut PropertyList) -> Result<VfioPciConfig, PropertyError> {
     let host = properties.take("host");
     let mut common = vfio_common(id, properties)?;
+    common.options.managed = managed(properties)?;
     let host = host.filter(|host| !host.is_empty()).ok_or_else(|| {
         PropertyError(
             "host is missing; say which host device, for example host=0000:1a:00.3".to_owned(),
@@ -253,7 +254,14 @@ pub(super) fn host_options(properties: &mut PropertyList) -> Result<HostOptions,
             .take_switch("allow-noncoherent")?
             .unwrap_or(false),
         bar_mmap,
+        // Of a device of the host only.
+        managed: false,
     })
+}
+
+/// `managed=on`: the device is taken from its host driver, and given back.
+pub(super) fn managed(properties: &mut PropertyList) -> Result<bool, PropertyError> {
+    Ok(properties.take_switch("managed")?.unwrap_or(false))
 }
 
 fn unplug_timeout(properties: &mut PropertyList) -> Result<u32, PropertyError> {

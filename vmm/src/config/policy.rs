@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::device::{check_socket_path, host_options, pci_address};
+use super::device::{check_socket_path, host_options, managed, pci_address};
 use super::property_list::{PropertyError, PropertyList};
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ fn refuse(option: &str, error: PropertyError) -> ConfigError {
     ConfigError::option("device-policy", option, error)
 }
 
-/// `allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force]` or `allow-socket=PATH`.
+/// `allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force][,managed=on]` or `allow-socket=PATH`.
 fn rule(text: &str) -> Result<PolicyRule, PropertyError> {
     let mut properties = PropertyList::parse_with_head_key(text, "rule")?;
     let (host, socket, image) = (
@@ -77,7 +77,10 @@ fn rule(text: &str) -> Result<PolicyRule, PropertyError> {
             host: host
                 .parse()
                 .map_err(|error| PropertyError(format!("allow-host: {error}")))?,
-            options: host_options(&mut properties)?,
+            options: HostOptions {
+                managed: managed(&mut properties)?,
+                ..host_options(&mut properties)?
+            },
         },
         (None, Some(path), None) => {
             check_socket_path("allow-socket", &path)?;

@@ -133,12 +133,20 @@ const ROOT_PORT: &[Property] = &[
     ),
 ];
 
-const HOST: &[Property] = &[property(
-    "host",
-    Kind::Text,
-    "ADDRESS",
-    "the device on the host, as 0000:1a:00.3; required",
-)];
+const HOST: &[Property] = &[
+    property(
+        "host",
+        Kind::Text,
+        "ADDRESS",
+        "the device on the host, as 0000:1a:00.3; required",
+    ),
+    property(
+        "managed",
+        Kind::Switch,
+        ON_OFF,
+        "take it from its host driver, and give it back afterwards; off by default",
+    ),
+];
 
 const SOCKET: &[Property] = &[property(
     "socket",

@@ -21,8 +21,9 @@ use crate::threads::{Kind, Threads};
 #[cfg(test)]
 mod tests;
 
-/// From an attach to its answer. Source: the supervisor gives a device server 75 s to be ready.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(80);
+/// From an attach to its answer. Source: the supervisor gives a device server 75 s to be ready, and its device 40 s to leave its
+/// host driver.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Why the supervisor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

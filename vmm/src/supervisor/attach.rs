@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
+use protocol::pci::PciAddress;
 use protocol::supervisor::{Reply, Request, Target};
 use telemetry::device::UNKNOWN;
 use telemetry::security::Event;
@@ -16,6 +17,7 @@ use telemetry::security::Event;
 use super::connect::{Attempt, RETRY};
 use super::deadline;
 use super::hosts::{self, HostDevice, SYSFS};
+use super::managed::{self, Managed, Moved, Purpose, Refusal};
 use super::policy::Policy;
 use super::server::Notice;
 use super::servers::{Release, Servers};
@@ -27,6 +29,7 @@ use crate::one_line::one_line;
 pub(super) struct Attachments {
     policy: Policy,
     spawner: Spawner,
+    pub(super) managed: Managed,
     /// Ids of devices whose server is somebody else's.
     sockets: BTreeSet<String>,
     /// Those that are not connected yet, with the requests that wait for it, and when to try again.
@@ -49,10 +52,11 @@ pub(super) enum Outcome {
 }
 
 impl Attachments {
-    pub(super) fn new(policy: Policy, spawner: Spawner) -> Attachments {
+    pub(super) fn new(policy: Policy, spawner: Spawner, managed: Managed) -> Attachments {
         Attachments {
             policy,
             spawner,
+            managed,
             sockets: BTreeSet::new(),
             attempts: Vec::new(),
             next_attempt: Instant::now(),
@@ -89,8 +93,21 @@ impl Attachments {
         }
     }
 
-    /// Tries again to connect.
-    pub(super) fn on_time(&mut self, now: Instant) -> Vec<Answer> {
+    /// Tries again to connect, and goes on with devices that were moved. `has_vmm`: there is somebody to serve them to.
+    pub(super) fn on_time(
+        &mut self,
+        servers: &mut Servers,
+        now: Instant,
+        has_vmm: bool,
+    ) -> Vec<Answer> {
+        let mut answers = self.try_again(now);
+        for moved in self.managed.ended(now) {
+            answers.extend(self.moved(servers, moved, has_vmm));
+        }
+        answers
+    }
+
+    fn try_again(&mut self, now: Instant) -> Vec<Answer> {
         if now < self.next_attempt {
             return Vec::new();
         }
@@ -109,9 +126,80 @@ impl Attachments {
         answers
     }
 
-    /// When to try again to connect.
+    /// A device has left its host driver, or is back with it; or not.
+    pub(super) fn moved(
+        &mut self,
+        servers: &mut Servers,
+        moved: Moved,
+        has_vmm: bool,
+    ) -> Vec<Answer> {
+        let (purpose, outcome) = moved;
+        match (purpose, outcome) {
+            (Purpose::Serve(device, _), Ok(())) if !has_vmm => self.give_back(&[device.host], &[]),
+            (Purpose::Serve(device, number), Ok(())) => {
+                let host = device.host;
+                let Err(reason) = self.start_server(servers, device, number) else {
+                    return Vec::new();
+                };
+                tracing::warn!(reason, "The VMM was refused a device");
+                let mut answers = self.refuse(&[host], number, &reason);
+                answers.extend(self.give_back(&[host], &[]));
+                answers
+            }
+            (Purpose::Serve(_, number), Err(reason)) => {
+                tracing::warn!(reason, "A device was not taken from its host driver");
+                vec![(Reply::refused(number, &reason), None)]
+            }
+            (Purpose::Release(hosts, requests), outcome) => {
+                if let Err(reason) = outcome {
+                    managed::tell_kept(&hosts, &reason);
+                }
+                self.back(&hosts, &requests)
+            }
+        }
+    }
+
+    /// Refuses an attach: when these devices are back, if they were taken from their host drivers.
+    pub(super) fn refuse(
+        &mut self,
+        hosts: &[PciAddress],
+        number: u32,
+        reason: &str,
+    ) -> Vec<Answer> {
+        let refusal = (number, reason.to_owned());
+        match self.managed.refuse_later(hosts, refusal) {
+            Ok(()) => Vec::new(),
+            Err(refusal) => vec![refused(refusal)],
+        }
+    }
+
+    /// Gives back those of these devices that were taken from their host drivers. Without any, the answers are here at once.
+    pub(super) fn give_back(&mut self, hosts: &[PciAddress], requests: &[u32]) -> Vec<Answer> {
+        let begun = self.managed.give_back(hosts, requests);
+        if begun.unwrap_or_else(|reason| {
+            managed::tell_kept(hosts, &reason);
+            false
+        }) {
+            return Vec::new();
+        }
+        self.back(hosts, requests)
+    }
+
+    /// The host has these devices, or as much of them as it will get.
+    pub(super) fn back(&mut self, hosts: &[PciAddress], requests: &[u32]) -> Vec<Answer> {
+        let released = |number: &u32| (Reply::Released { number: *number }, None);
+        let answers = requests.iter().map(released);
+        let refusals = self.managed.refusals(hosts).into_iter().map(refused);
+        answers.chain(refusals).collect()
+    }
+
+    /// When to try again to connect, or to stop waiting for a device that is moved.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        (!self.attempts.is_empty()).then_some(self.next_attempt)
+        let attempt = (!self.attempts.is_empty()).then_some(self.next_attempt);
+        attempt
+            .into_iter()
+            .chain(self.managed.next_deadline())
+            .min()
     }
 
     fn attach(
@@ -124,7 +212,7 @@ impl Attachments {
         self.policy
             .check(&target)
             .map_err(|denied| denied.to_string())?;
-        if servers.has_id(id) || self.sockets.contains(id) {
+        if servers.has_id(id) || self.managed.has_id(id) || self.sockets.contains(id) {
             return Err(format!(
                 "id {id} is in use: release it first, or take another id"
             ));
@@ -136,7 +224,12 @@ impl Attachments {
                     host,
                     options,
                 };
-                self.start_server(servers, device, number)?;
+                if options.managed && !hosts::is_with_vfio(Path::new(SYSFS), host) {
+                    managed::check_driver(Path::new(SYSFS))?;
+                    self.managed.take(device, number)?;
+                } else {
+                    self.start_server(servers, device, number)?;
+                }
                 Ok(Outcome::Later)
             }
             Target::Socket { path } => self.connect(number, id, Path::new(&path)),
@@ -206,4 +299,8 @@ impl Attachments {
             Release::Unknown => Outcome::Answer((Reply::Released { number }, None)),
         }
     }
+}
+
+fn refused((number, reason): Refusal) -> Answer {
+    (Reply::refused(number, &reason), None)
 }

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// From the start of a `host bind` or `host unbind` to its end. Source: it gives the host's kernel 30 s for each device.
+pub(super) const HOST_COMMAND: Duration = Duration::from_secs(40);
+/// For processes that are being killed to let go of a device that goes back to its host driver.
+pub(super) const GIVE_BACK: Duration = Duration::from_secs(10);
 /// A server that is there accepts a connection at once; one whose backlog is full may need a moment.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
 /// From exec of a device server to its ready line. Source: it resets each device, which may take the kernel 60 s.

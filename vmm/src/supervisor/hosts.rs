@@ -264,6 +264,12 @@ fn is_vfio(driver: &str) -> bool {
     driver.contains(VFIO_DRIVER)
 }
 
+/// Whether a VFIO driver has the device.
+pub(super) fn is_with_vfio(sysfs: &Path, host: PciAddress) -> bool {
+    let driver = driver_of(&folder_of(sysfs, host));
+    driver.is_ok_and(|driver| driver.is_some_and(|driver| is_vfio(&driver)))
+}
+
 /// Whether the device is there and no VFIO driver has it: somebody has unbound it. The kernel lets go of it at once, and resets it
 /// when its last user has closed it.
 pub(super) fn has_left_vfio(sysfs: &Path, host: PciAddress) -> bool {

@@ -9,6 +9,7 @@
 //! | `attach`, `control`, `policy` | what a running VMM may ask, how often, and for which devices |
 //! | `servers`, `server`, `life`, `ready` | what becomes of a device server, and of what it held |
 //! | `holders`, `brake` | who still has its devices, and how their DMA is stopped |
+//! | `managed` | how devices leave their host drivers for this VM, and go back |
 //! | `vmm_process` | how the VMM is stopped |
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
 //! | `confinement` | what of a child's sandbox its parent has to make |
@@ -28,6 +29,7 @@ mod server;
 mod life;
 mod brake;
 mod holders;
+mod managed;
 mod spawn;
 mod confinement;
 mod ready;
@@ -60,6 +62,7 @@ use confinement::{Confinement, ConfinementError};
 use connect::ConnectError;
 use control::Control;
 use hosts::{HostDevice, HostError};
+use managed::Managed;
 use monitors::MonitorError;
 use open::OpenError;
 use policy::Policy;
@@ -81,6 +84,8 @@ enum SuperviseError {
     Manager(#[source] io::Error),
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error("take host device {host} from its host driver (managed=on): {reason}")]
+    NotTaken { host: PciAddress, reason: String },
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -124,7 +129,12 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         );
     }
     let manager = Notifier::connect().map_err(SuperviseError::Manager)?;
-    // 3. Look at every host device, and at the host's CPU, before anything is opened or started.
+    // 3. Look at every host device, and at the host's CPU, before anything is opened or started. What is taken from a host
+    //    driver goes back when this function returns.
+    let mut managed = Managed::new(programs.device_server.clone());
+    for device in host_devices(&config) {
+        take_from_host(&mut managed, &device)?;
+    }
     let groups = hosts::by_group(Path::new(hosts::SYSFS), &host_devices(&config))?;
     let release = rustix::system::uname();
     let bars_leak = host_cpu::bars_leak(
@@ -157,7 +167,7 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         confinement,
         journal: open::journal(config.log.format)?,
     };
-    let mut watch = Watch::new(signals, Attachments::new(policy, spawner));
+    let mut watch = Watch::new(signals, Attachments::new(policy, spawner, managed));
     devices
         .iter()
         .for_each(|(id, _)| watch.attachments.add_socket(id.clone()));
@@ -177,6 +187,16 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     } else {
         status
     })
+}
+
+fn take_from_host(managed: &mut Managed, device: &HostDevice) -> Result<(), SuperviseError> {
+    let host = device.host;
+    if !device.options.managed || hosts::is_with_vfio(Path::new(hosts::SYSFS), host) {
+        return Ok(());
+    }
+    let sysfs = Path::new(hosts::SYSFS);
+    let taken = managed::check_driver(sysfs).and_then(|()| managed.take_now(host));
+    taken.map_err(|reason| SuperviseError::NotTaken { host, reason })
 }
 
 fn host_devices(config: &Config) -> Vec<HostDevice> {

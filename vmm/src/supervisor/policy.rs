@@ -40,6 +40,11 @@ pub(super) enum Denied {
     )]
     BarMmap { host: PciAddress, asked: BarMmap },
     #[error(
+        "host device {0} may not be taken from its host driver: start the VM with -device-policy allow-host={0},managed=on, or \
+         bind it yourself: `bulkhead-device-server host bind {0}`"
+    )]
+    Managed(PciAddress),
+    #[error(
         "socket {0} is not one that this VM may have: start the VM with -device-policy allow-socket={0}"
     )]
     Socket(PathBuf),
@@ -79,6 +84,7 @@ impl Policy {
         allowed.allow_no_reset |= options.allow_no_reset;
         allowed.allow_noncoherent |= options.allow_noncoherent;
         allowed.bar_mmap = allowed.bar_mmap.max(options.bar_mmap);
+        allowed.managed |= options.managed;
     }
 
     /// Whether the VM may have this.
@@ -98,6 +104,9 @@ impl Policy {
                         asked: options.bar_mmap,
                     });
                 }
+                if options.managed && !allowed.managed {
+                    return Err(Denied::Managed(*host));
+                }
                 Ok(())
             }
             Target::Socket { path } if self.sockets.contains(Path::new(path)) => Ok(()),
@@ -114,6 +123,11 @@ mod tests {
         allow_no_reset: false,
         allow_noncoherent: false,
         bar_mmap: BarMmap::On,
+        managed: false,
+    };
+    const MANAGED: HostOptions = HostOptions {
+        managed: true,
+        ..PLAIN
     };
     const NO_RESET: HostOptions = HostOptions {
         allow_no_reset: true,
@@ -192,6 +206,10 @@ mod tests {
             (
                 host("0000:00:06.0", PLAIN),
                 "allow-host=0000:00:06.0,bar-mmap=on",
+            ),
+            (
+                host("0000:00:04.0", MANAGED),
+                "`bulkhead-device-server host bind 0000:00:04.0`",
             ),
             (socket("/run/../run/x.sock"), "socket=/run/../run/x.sock"),
         ] {

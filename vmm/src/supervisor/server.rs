@@ -53,6 +53,8 @@ pub(super) enum Notice {
         attach: Option<u32>,
         /// The ids it was for.
         ids: Vec<String>,
+        /// And their devices.
+        devices: Vec<PciAddress>,
         /// Why.
         reason: String,
     },
@@ -65,9 +67,17 @@ pub(super) enum Notice {
     /// A server ended after its clients had left.
     Finished { hosts: String },
     /// The host has the devices; these requests waited for that.
-    Ended { requests: Vec<u32>, hosts: String },
+    Ended {
+        requests: Vec<u32>,
+        devices: Vec<PciAddress>,
+        hosts: String,
+    },
     /// The host does not have the devices, or not as they should be; these requests wait for them.
-    Held { requests: Vec<u32>, reason: String },
+    Held {
+        requests: Vec<u32>,
+        devices: Vec<PciAddress>,
+        reason: String,
+    },
     /// The VMM does not let go of devices whose server has ended.
     VmmKeeps { hosts: String },
 }
@@ -134,6 +144,7 @@ impl Server {
             }),
             Action::ReportEnd => Some(Notice::Ended {
                 requests: self.waiting(),
+                devices: self.addresses(),
                 hosts: self.group.hosts(),
             }),
             Action::ReportStuck => Some(self.held(format!(
@@ -189,6 +200,7 @@ impl Server {
         Notice::Failed {
             attach: self.attach,
             ids: self.ids(),
+            devices: self.addresses(),
             reason,
         }
     }
@@ -198,6 +210,7 @@ impl Server {
         let hosts = self.group.hosts();
         Notice::Held {
             requests,
+            devices: self.addresses(),
             reason: format!("host device {hosts}: {reason}"),
         }
     }

@@ -230,6 +230,7 @@ impl Servers {
         );
         Release::Known(Some(Notice::Held {
             requests: vec![number],
+            devices: Vec::new(),
             reason,
         }))
     }

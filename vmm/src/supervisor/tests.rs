@@ -109,7 +109,8 @@ fn watch(policy: Policy) -> Watch {
         journal: None,
         confinement: Confinement::new(&sandbox_off()).unwrap(),
     };
-    Watch::new(Signals::block().unwrap(), Attachments::new(policy, spawner))
+    let attachments = Attachments::new(policy, spawner, Managed::new(Ok("/bin/true".into())));
+    Watch::new(Signals::block().unwrap(), attachments)
 }
 
 fn receive(socket: &ControlSocket) -> (Reply, Option<OwnedFd>) {

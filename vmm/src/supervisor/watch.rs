@@ -56,6 +56,7 @@ enum Source {
     Server(ServerKey),
     Vmm,
     Control,
+    Managed,
 }
 
 /// What happened, for the two phases to judge.
@@ -125,7 +126,7 @@ impl Watch {
     ) -> Result<u8, WatchError> {
         self.vmm = Some(VmmProcess::new(vmm));
         self.control = Some(control);
-        while self.vmm.is_some() || !self.servers.is_settled() {
+        while self.vmm.is_some() || !self.is_settled() {
             for happening in self.step()? {
                 match happening {
                     Happening::Signal => self.on_signal(),
@@ -140,6 +141,10 @@ impl Watch {
         Ok(self.status)
     }
 
+    fn is_settled(&self) -> bool {
+        self.servers.is_settled() && self.attachments.managed.is_settled()
+    }
+
     /// Waits for the next events and takes them.
     fn step(&mut self) -> Result<Vec<Happening>, WatchError> {
         let sources = self.wait().map_err(WatchError::Poll)?;
@@ -151,7 +156,8 @@ impl Watch {
         let vmm = self.vmm.as_ref().map(VmmProcess::pid);
         let notices = self.servers.on_time(now, vmm);
         happenings.extend(notices.into_iter().map(Happening::Notice));
-        let answers = self.attachments.on_time(now);
+        let has_vmm = self.vmm.is_some();
+        let answers = self.attachments.on_time(&mut self.servers, now, has_vmm);
         happenings.extend(answers.into_iter().map(Happening::Answer));
         self.kill_late_vmm(now);
         Ok(happenings)
@@ -172,6 +178,8 @@ impl Watch {
                 .map(|(key, fd)| (Source::Server(key), fd)),
         );
         polled.extend(self.vmm.as_ref().map(|vmm| (Source::Vmm, vmm.pidfd())));
+        let moving = self.attachments.managed.pidfds();
+        polled.extend(moving.map(|fd| (Source::Managed, fd)));
         polled.extend(
             self.control
                 .as_ref()
@@ -208,7 +216,8 @@ impl Watch {
     fn take(&mut self, source: Source) -> Vec<Happening> {
         match source {
             Source::Signal if self.signals.take() => vec![Happening::Signal],
-            Source::Signal => Vec::new(),
+            // What has moved is looked for at every step.
+            Source::Signal | Source::Managed => Vec::new(),
             Source::Ready(key) => {
                 let notice = self.servers.on_ready_pipe(key);
                 notice.map(Happening::Notice).into_iter().collect()
@@ -288,6 +297,7 @@ impl Watch {
             Notice::Failed {
                 attach,
                 ids,
+                devices,
                 reason,
             } => {
                 tracing::warn!(
@@ -296,7 +306,8 @@ impl Watch {
                     "A device server did not start"
                 );
                 if let Some(number) = attach {
-                    self.reply(&Reply::refused(number, &reason), None);
+                    let answers = self.attachments.refuse(&devices, number, &reason);
+                    self.answer(answers);
                 }
             }
             Notice::Lost { ids, hosts, ending } => {
@@ -310,13 +321,20 @@ impl Watch {
                     "A device server has ended after its clients had left"
                 );
             }
-            Notice::Ended { requests, hosts } => {
+            Notice::Ended {
+                requests,
+                devices,
+                hosts,
+            } => {
                 tracing::info!(pci = hosts, "The host has its devices back");
-                for number in requests {
-                    self.reply(&Reply::Released { number }, None);
-                }
+                let answers = self.attachments.give_back(&devices, &requests);
+                self.answer(answers);
             }
-            Notice::Held { requests, reason } => {
+            Notice::Held {
+                requests,
+                devices,
+                reason,
+            } => {
                 tracing::error!(reason, "The host does not have its devices back");
                 if self.vmm.is_none() {
                     eprintln!("bulkhead-vmm: {reason}");
@@ -325,6 +343,9 @@ impl Watch {
                 for number in requests {
                     self.reply(&Reply::held(number, &reason), None);
                 }
+                // A server that never served is held too: whoever asked for it need not wait for that.
+                let answers = self.attachments.back(&devices, &[]);
+                self.answer(answers);
             }
             Notice::VmmKeeps { hosts } => {
                 if let Some(vmm) = &mut self.vmm {
@@ -343,6 +364,12 @@ impl Watch {
             Outcome::Answer((reply, socket)) => self.reply(&reply, socket),
             Outcome::Later => {}
             Outcome::Notice(notice) => self.on_notice(notice),
+        }
+    }
+
+    fn answer(&mut self, answers: Vec<Answer>) {
+        for (reply, socket) in answers {
+            self.reply(&reply, socket);
         }
     }
 

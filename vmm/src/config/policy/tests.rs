@@ -41,6 +41,7 @@ fn rule_names_a_host_with_its_options_or_a_socket() {
         allow_no_reset: true,
         allow_noncoherent: false,
         bar_mmap: BarMmap::Off,
+        managed: true,
     };
     for (text, rule) in [
         (
@@ -48,7 +49,7 @@ fn rule_names_a_host_with_its_options_or_a_socket() {
             host("0000:1a:00.3", HostOptions::default()),
         ),
         (
-            "allow-host=1a:00.3,allow-no-reset=on,bar-mmap=off",
+            "allow-host=1a:00.3,allow-no-reset=on,bar-mmap=off,managed=on",
             host("0000:1a:00.3", careful),
         ),
         (

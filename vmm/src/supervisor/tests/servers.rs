@@ -10,7 +10,7 @@ use super::super::hosts::HostGroup;
 use super::super::ready::ReadyPipe;
 use super::super::spawn::StartedServer;
 use super::super::*;
-use super::{PATIENCE, receive, watch};
+use super::{PATIENCE, PollFd, PollFlags, Timespec, receive, watch};
 
 /// Groups from here on are on no machine: a look finds them free.
 const NO_GROUP: u32 = 1 << 30;
@@ -249,4 +249,58 @@ fn end_of_the_vm_with_a_device_that_was_not_taken_back_is_a_failure() {
     let (control, _vmm_control) = ControlSocket::pair().unwrap();
     let status = watch.until_end(vmm.spawn().unwrap(), Control::new(control));
     assert_eq!(status.unwrap(), 1);
+}
+
+/// No machine has it, so no server can be started for it.
+fn managed_device() -> HostDevice {
+    HostDevice {
+        id: "disk".to_owned(),
+        host: "ffff:ff:1f.0".parse().unwrap(),
+        options: HostOptions {
+            managed: true,
+            ..HostOptions::default()
+        },
+    }
+}
+
+/// What is answered once the device has been moved; the command that moves it is /bin/true.
+fn moved(watch: &mut Watch, has_vmm: bool) -> Vec<Reply> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let ended = watch.attachments.managed.ended(Instant::now());
+        if let Some(one) = ended.into_iter().next() {
+            let answers = watch.attachments.moved(&mut watch.servers, one, has_vmm);
+            return answers.into_iter().map(|(reply, _)| reply).collect();
+        }
+        assert!(Instant::now() < end);
+        let fds: Vec<_> = watch.attachments.managed.pidfds().collect();
+        let mut fds: Vec<_> = fds
+            .iter()
+            .map(|fd| PollFd::new(fd, PollFlags::IN))
+            .collect();
+        rustix::event::poll(&mut fds, Timespec::try_from(PATIENCE).ok().as_ref()).unwrap();
+    }
+}
+
+#[test]
+fn device_that_was_taken_and_cannot_be_served_is_refused_when_it_is_back() {
+    let mut watch = watch(Policy::default());
+    watch.attachments.managed.take(managed_device(), 7).unwrap();
+    assert_eq!(moved(&mut watch, true), [], "it is on its way back");
+    let answers = moved(&mut watch, true);
+    assert!(
+        matches!(&answers[..], [Reply::Refused { number: 7, .. }]),
+        "{answers:?}"
+    );
+    assert!(watch.attachments.managed.is_settled());
+}
+
+#[test]
+fn device_that_was_taken_when_the_vmm_has_ended_is_given_back_and_not_served() {
+    let mut watch = watch(Policy::default());
+    watch.attachments.managed.take(managed_device(), 7).unwrap();
+    assert_eq!(moved(&mut watch, false), []);
+    assert!(!watch.attachments.managed.is_settled(), "it is given back");
+    assert_eq!(moved(&mut watch, false), [], "nobody is refused");
+    assert!(watch.servers.pids().is_empty());
 }

@@ -87,6 +87,7 @@ fn bar_mmap_off_traps_everything() {
     let common = VfioCommon {
         options: HostOptions {
             bar_mmap: BarMmap::Off,
+            managed: false,
             ..HostOptions::default()
         },
         ..common()
