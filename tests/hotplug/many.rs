@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::host_device::HostDevice;
 
-use crate::leaks::{held, holds_no_more_than};
+use crate::leaks::{cycles, held, holds_no_more_than};
 use crate::machine::{Machine, PLUG, UNPLUG, is_free};
 
 /// Eight NVMe controllers without a disk, which scripts/test-support/lab_sets.py adds to the lab machine.
@@ -35,13 +35,6 @@ fn shuffle(state: &mut u64, order: &mut [usize; 8]) {
     }
 }
 
-fn cycles() -> Result<usize> {
-    match std::env::var("HOTPLUG_CYCLES") {
-        Ok(cycles) => cycles.parse().context("HOTPLUG_CYCLES"),
-        Err(_) => Ok(CYCLES),
-    }
-}
-
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn eight_slots_are_filled_and_emptied_again_and_again() -> Result<()> {
@@ -60,7 +53,7 @@ fn eight_slots_are_filled_and_emptied_again_and_again() -> Result<()> {
     let mut machine = Machine::start(&arguments)?;
     let mut before = None;
     let (mut state, mut order) = (1, [0, 1, 2, 3, 4, 5, 6, 7]);
-    for cycle in 0..WARM_UP + cycles()? {
+    for cycle in 0..WARM_UP + cycles(CYCLES)? {
         shuffle(&mut state, &mut order);
         for number in order {
             machine.qmp.succeed(&format!(
