@@ -53,6 +53,15 @@ MSI_CONTROLLER = (
     "--device", "ide-hd,drive=zeros,bus=msi.0",
 )
 
+# A card behind a root port, and a way to QEMU's monitor, which can put PCI Express errors into the port.
+ERRORS = (
+    "--qemu-arg=-chardev", "--qemu-arg=socket,id=monitor,path=bulkhead-monitor-{machine},abstract=on,server=on,wait=off",
+    "--qemu-arg=-mon", "--qemu-arg=chardev=monitor,mode=readline",
+    "--qemu-arg=-chardev", "--qemu-arg=socket,id=to-monitor,path=bulkhead-monitor-{machine},abstract=on",
+    "--device", "virtserialport,bus=lab-ports.0,chardev=to-monitor,name=lab-monitor",
+    "--device", "pcie-root-port,id=error-port,chassis=9,addr=9", "--device", "e1000e,bus=error-port,romfile=",
+)
+
 # For eight slots at once.
 EIGHT_CONTROLLERS = tuple(
     word for number in range(8) for word in ("--device", f"nvme,serial=eight{number},bus=pcie.0,addr={0x10 + number:x}")
@@ -82,7 +91,8 @@ SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
     LabSet("kernel 7", "7", ("passthrough",)),
     LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug"), memory=2560, options=MANUAL_DEVICE, only=IOMMUFD_TESTS),
-    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "client::", *CROSSINGS)),
+    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "client::", "errors::", *CROSSINGS)),
+    LabSet("hotplug errors", "6.1", ("hotplug",), memory=2560, options=ERRORS, only=("errors::",)),
     LabSet("hotplug crossings", "6.1", ("hotplug",), memory=2560, only=CROSSINGS),
     # Ten times; scripts/soak does it 200 times.
     LabSet("hotplug slots", "6.1", ("hotplug",), memory=2560, options=EIGHT_CONTROLLERS, only=("many::",)),

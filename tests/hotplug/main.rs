@@ -7,6 +7,7 @@ mod manual;
 mod unplug;
 mod loss;
 mod recall;
+mod errors;
 mod managed;
 mod races;
 mod supervision;
