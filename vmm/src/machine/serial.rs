@@ -1,13 +1,13 @@
 //! A serial port: where console bytes go and come from.
 //!
 //! A 16550 (vm-superio) whose interrupt is an eventfd that KVM takes as an edge of its pin. Output goes out from the
-//! vCPU that writes it, one byte at a time: a reader that is slow makes the guest slow, as a slow line would, but a
-//! machine that is being stopped loses the byte instead of waiting. Input comes from the event loop, never more than
+//! vCPU that writes it, one byte at a time: a reader that is slow makes the guest slow, as a slow line would, but one that
+//! stands still for a second loses what comes until it reads again, and a machine that is being stopped loses the byte
+//! instead of waiting. Input comes from the event loop, never more than
 //! the receive buffer holds.
 //!
 //! A Unix socket port serves one client; another one is let in when it has left. Without a client, output is dropped.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, SocketFlags};
 use vm_superio::Serial;
 
-use self::line::{Interrupt, Line, Output};
+use self::line::{Interrupt, Line, Output, Reader};
 use super::terminal::{EscapeFilter, make_raw};
 use crate::address_space::{AddressRange, AddressSpace, Trap};
 use crate::event_loop::{EventLoop, Interest, Token};
@@ -44,6 +44,8 @@ pub const PORTS: [(AddressRange, Gsi); 2] = [
         Gsi(3),
     ),
 ];
+/// Register that takes the byte to send (and, while LCR says so, a part of the divisor).
+const TRANSMIT: u64 = 0;
 /// Receive buffer of the device.
 const BUFFER_BYTES: usize = 64;
 
@@ -70,6 +72,8 @@ pub enum SerialWire {
 /// One serial port of the machine.
 pub struct SerialPort {
     device: Mutex<Device>,
+    /// Who reads the output, where that is a file.
+    reader: Option<Arc<Reader>>,
     line: Arc<Line>,
     /// Bytes typed and where they come from; changed only on the event loop's thread.
     input: Mutex<Input>,
@@ -113,6 +117,8 @@ impl SerialPort {
     fn new(wire: SerialWire, interrupt: Interrupt, started: Instant) -> io::Result<SerialPort> {
         let line = Line::new(started)?;
         let mut input = Input::default();
+        let mut reader = None;
+        let mut read_by = |file| Output::File(Arc::clone(reader.insert(Reader::new(file))));
         let output = match wire {
             SerialWire::Stdio {
                 input: source,
@@ -120,9 +126,9 @@ impl SerialPort {
             } => {
                 input.escape = make_raw(&source).then(EscapeFilter::default);
                 input.source = Some(Arc::new(source));
-                Output::File(File::from(output))
+                read_by(output)
             }
-            SerialWire::File(output) => Output::File(File::from(output)),
+            SerialWire::File(output) => read_by(output),
             SerialWire::Listener(listener) => {
                 input.source = Some(Arc::new(listener));
                 input.is_socket = true;
@@ -138,6 +144,7 @@ impl SerialPort {
         let device = Mutex::new(Serial::with_events(interrupt, Arc::clone(&line), output));
         Ok(SerialPort {
             device,
+            reader,
             line,
             input: Mutex::new(input),
         })
@@ -281,8 +288,13 @@ impl Trap for SerialPort {
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        let mut device = self.device();
         for (byte, register) in data.iter().zip(offset..) {
+            if register == TRANSMIT
+                && let Some(reader) = &self.reader
+            {
+                reader.wait();
+            }
+            let mut device = self.device();
             // Output that cannot be written is lost, as on a line that nobody listens to.
             let _written = u8::try_from(register).map(|register| device.write(register, *byte));
         }

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Instant;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::SendFlags;
 use vm_superio::serial::SerialEvents;
 
@@ -22,8 +23,20 @@ pub(super) struct Line {
 
 pub(super) struct Interrupt(pub(super) OwnedFd);
 
+/// How long a reader of the output may stand still before it loses bytes.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// The file that console bytes go to, and whether its reader keeps up.
+pub(super) struct Reader {
+    file: File,
+    stalled: AtomicBool,
+}
+
 pub(super) enum Output {
-    File(File),
+    File(Arc<Reader>),
     Client(Arc<Line>),
     Dropped,
 }
@@ -34,6 +47,28 @@ impl Interrupt {
             0,
             EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
         )?))
+    }
+}
+
+impl Reader {
+    pub(super) fn new(file: OwnedFd) -> Arc<Reader> {
+        Arc::new(Reader {
+            file: File::from(file),
+            stalled: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits until a byte can be written. A reader that stood still once is not waited for until it reads again; a kick (the
+    /// machine is being stopped) ends the wait too. Called without a lock: input goes on meanwhile.
+    pub(super) fn wait(&self) {
+        let patience = if self.stalled.load(Ordering::Relaxed) {
+            Timespec::default()
+        } else {
+            PATIENCE
+        };
+        let mut wanted = [PollFd::new(&self.file, PollFlags::OUT)];
+        let ready = poll(&mut wanted, Some(&patience)).is_ok_and(|count| count > 0);
+        self.stalled.store(!ready, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +120,8 @@ impl SerialEvents for Line {
 impl Write for Output {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self {
-            Output::File(file) => match file.write(data) {
+            Output::File(reader) if reader.stalled.load(Ordering::Relaxed) => Ok(data.len()),
+            Output::File(reader) => match (&reader.file).write(data) {
                 // A kick: the machine is being stopped while its reader sleeps.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(data.len()),
                 result => result,

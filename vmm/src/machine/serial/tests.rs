@@ -49,6 +49,34 @@ fn written_bytes_go_to_the_file() {
 }
 
 #[test]
+fn reader_that_stands_still_loses_bytes_and_input_goes_on() {
+    const FULL: usize = 64 << 10;
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (typed, keyboard) = rustix::pipe::pipe().unwrap();
+    let port = port(SerialWire::Stdio {
+        input: typed,
+        output: writer,
+    });
+    let events = Arc::new(EventLoop::new().unwrap());
+    port.watch(&events, Arc::new(|| ())).unwrap();
+    let guest = {
+        let port = Arc::clone(&port);
+        std::thread::spawn(move || (0..2 * FULL).for_each(|_| port.write(0, b"x")))
+    };
+    rustix::io::write(&keyboard, b"typed").unwrap();
+    run_until_quiet(&events);
+    assert_eq!(received(&port), b"typed");
+    guest.join().unwrap();
+    let mut held = vec![0; 2 * FULL];
+    let held = rustix::io::read(&reader, held.as_mut_slice()).unwrap();
+    assert!((1..=FULL).contains(&held), "{held} bytes");
+    port.write(0, b"y");
+    let mut seen = [0; 2];
+    assert_eq!(rustix::io::read(&reader, &mut seen).unwrap(), 1);
+    assert_eq!(seen[0], b'y');
+}
+
+#[test]
 fn input_longer_than_the_buffer_arrives_whole() {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let (_keep, output) = rustix::pipe::pipe().unwrap();
