@@ -26,7 +26,7 @@ pub mod error;
 mod handles;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use device_mapping::DeviceMapping;
 pub use error::KvmError;

@@ -7,7 +7,6 @@ mod lifetime;
 mod mapping;
 mod reset;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use fake_device::{DEVCTL, FakeDevice, MSIX, Running, Seen};
@@ -16,6 +15,7 @@ use protocol::{IrqAction, IrqIndex, IrqInfoFlags, SparseArea};
 use super::*;
 use crate::address_space::{AddressRange, AddressSpaces};
 use crate::config::{HostOptions, MemoryConfig, OnFailure, Place, VfioCommon};
+use crate::kvm::tests::kvm;
 use crate::memory::layout::RamRegion;
 use crate::pci::{IntxRoute, PciFunction};
 
@@ -48,12 +48,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Machine {
-        let kvm = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm");
-        let kvm = kvm.expect("these tests need /dev/kvm (no guest runs, so a slow one will do)");
-        let vm = Vm::new(OwnedFd::from(kvm)).unwrap();
+        let vm = Vm::new(kvm()).unwrap();
         let config = MemoryConfig {
             size_bytes: RAM_BYTES,
             hugetlb: None,

@@ -3,6 +3,7 @@
 use super::*;
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn attach_gives_the_device_all_of_ram_and_touches_nothing_else() {
     let machine = Machine::new();
     let (attached, running) = machine.try_attach(FakeDevice::new(), &common());
@@ -31,6 +32,7 @@ fn refused(device: FakeDevice, text: &str) {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn device_without_reset_is_refused_unless_it_is_allowed() {
     let mut device = FakeDevice::new();
     device.info.reset = false;
@@ -52,6 +54,7 @@ fn device_without_reset_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn area_outside_the_bar_is_refused() {
     let mut device = FakeDevice::new();
     device.areas = vec![SparseArea {
@@ -62,6 +65,7 @@ fn area_outside_the_bar_is_refused() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn capability_loop_is_refused() {
     let mut device = FakeDevice::new();
     device.copy[0x61] = 0x40;
@@ -69,6 +73,7 @@ fn capability_loop_is_refused() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn refused_dma_map_and_too_few_maps_are_refused() {
     let mut device = FakeDevice::new();
     device.refuses_dma_map = true;

@@ -3,6 +3,7 @@
 use super::*;
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn msix_vector_is_bound_when_it_is_first_unmasked() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -19,6 +20,7 @@ fn msix_vector_is_bound_when_it_is_first_unmasked() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn masked_vector_keeps_what_arrives_as_its_pending_bit_and_delivers_it_later() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -39,6 +41,7 @@ fn masked_vector_keeps_what_arrives_as_its_pending_bit_and_delivers_it_later() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn fixed_set_is_bound_at_once_for_all_programmed_vectors_and_grows_by_doing_it_again() {
     let machine = Machine::new();
     let mut device = FakeDevice::new();
@@ -69,6 +72,7 @@ fn fixed_set_is_bound_at_once_for_all_programmed_vectors_and_grows_by_doing_it_a
 
 /// The set grows on a vCPU's thread: one that waits for ever cannot even be stopped.
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn server_that_fills_an_eventfd_does_not_hold_the_guest_when_the_set_grows() {
     let machine = Machine::new();
     let mut device = FakeDevice::new();
@@ -90,6 +94,7 @@ fn server_that_fills_an_eventfd_does_not_hold_the_guest_when_the_set_grows() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn pin_is_unbound_before_msix_is_bound() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());

@@ -3,6 +3,7 @@
 use super::*;
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn guest_reset_unmaps_disables_turns_off_and_resets_in_that_order() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -28,6 +29,7 @@ fn guest_reset_unmaps_disables_turns_off_and_resets_in_that_order() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn function_level_reset_clears_registers_before_the_device_is_told() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -47,6 +49,7 @@ fn function_level_reset_clears_registers_before_the_device_is_told() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn lost_device_reads_ones_drops_writes_and_leaves_the_guest_at_once() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -72,6 +75,7 @@ fn lost_device_reads_ones_drops_writes_and_leaves_the_guest_at_once() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn detach_takes_everything_back_and_ends_the_connection() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -89,6 +93,7 @@ fn detach_takes_everything_back_and_ends_the_connection() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn server_that_keeps_guest_memory_is_told_by_detach() {
     let machine = Machine::new();
     let mut device = FakeDevice::new();
@@ -101,6 +106,7 @@ fn server_that_keeps_guest_memory_is_told_by_detach() {
 
 /// Whoever notices a loss does not wait for the kernel to reset the device; whoever lets go of it does.
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn bars_of_a_lost_device_stay_mapped_in_the_vmm_until_it_is_detached() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::BarMmap;
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn memory_enable_maps_the_bar_without_its_msix_pages_and_traps_the_rest() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());
@@ -31,6 +32,7 @@ fn memory_enable_maps_the_bar_without_its_msix_pages_and_traps_the_rest() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn bar_moves_take_the_mapping_along() {
     let machine = Machine::new();
     let (function, _running) = machine.attach(FakeDevice::new());
@@ -45,6 +47,7 @@ fn bar_moves_take_the_mapping_along() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn bar_over_ram_ecam_or_the_apic_decodes_nowhere() {
     let machine = Machine::new();
     let (function, _running) = machine.attach(FakeDevice::new());
@@ -70,6 +73,7 @@ fn bar_over_ram_ecam_or_the_apic_decodes_nowhere() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn bar_over_another_devices_bar_decodes_nowhere() {
     let machine = Machine::new();
     let (first, _running) = machine.attach(FakeDevice::new());
@@ -82,6 +86,7 @@ fn bar_over_another_devices_bar_decodes_nowhere() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn bar_mmap_off_traps_everything() {
     let machine = Machine::new();
     let common = VfioCommon {
@@ -101,6 +106,7 @@ fn bar_mmap_off_traps_everything() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn power_down_unmaps_before_the_device_hears_of_it_and_after_power_up_maps_again() {
     let machine = Machine::new();
     let mut device = FakeDevice::new();
@@ -116,6 +122,7 @@ fn power_down_unmaps_before_the_device_hears_of_it_and_after_power_up_maps_again
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn memory_that_kvm_cannot_reach_is_trapped_until_it_decodes_anew() {
     let machine = Machine::new();
     let (function, _running) = machine.attach(FakeDevice::new());
@@ -137,6 +144,7 @@ fn memory_that_kvm_cannot_reach_is_trapped_until_it_decodes_anew() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn rom_is_read_through_the_device_and_never_written() {
     let machine = Machine::new();
     let (function, running) = machine.attach(FakeDevice::new());

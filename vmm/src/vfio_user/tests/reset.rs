@@ -55,6 +55,7 @@ fn works_again(machine: &Machine, function: &VfioUserFunction, running: &Running
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn function_level_reset_that_takes_long_holds_no_vcpu_and_the_device_looks_absent() {
     let machine = Machine::new();
     let (function, running, word) = held(&machine);
@@ -67,6 +68,7 @@ fn function_level_reset_that_takes_long_holds_no_vcpu_and_the_device_looks_absen
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn bus_reset_that_takes_long_holds_no_vcpu_and_the_device_looks_absent() {
     let machine = Machine::new();
     let (function, running, word) = held(&machine);
@@ -80,6 +82,7 @@ fn bus_reset_that_takes_long_holds_no_vcpu_and_the_device_looks_absent() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn guest_reset_waits_until_the_device_is_ready() {
     let machine = Machine::new();
     let (function, running, word) = held(&machine);
@@ -96,6 +99,7 @@ fn guest_reset_waits_until_the_device_is_ready() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
 fn device_can_be_detached_while_its_reset_is_not_over() {
     let machine = Machine::new();
     let (function, running, word) = held(&machine);
