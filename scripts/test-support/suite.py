@@ -22,11 +22,12 @@ from lab_kernel import KernelBuild
 
 FUZZ_SECONDS = "5"
 DEVICE_SERVER = "device server"
+DEMO = "demo"
 
 
 def main():
     options = parse()
-    if not chosen(options) and options.filter not in DEVICE_SERVER:
+    if not chosen(options) and options.filter not in DEVICE_SERVER and options.filter not in DEMO:
         sys.exit(f"scripts/test: no lab machine has \"{options.filter}\" in its name; --help names them")
     report = Report()
     own_kernel = KernelBuild(lab_sets.OWN_KERNEL) if wants_own_kernel(options) else None
@@ -75,6 +76,8 @@ def steps(options):
     no_package = artifacts.stage_qmp_client()
     for lab_set in chosen(options):
         yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
+    if options.filter in DEMO and not options.test:
+        yield f"lab: {DEMO}", functools.partial(quietly, "scripts/demo"), None
     if options.filter in DEVICE_SERVER:
         # These start their own lab machines, from this one.
         words = ("cargo", "test", "--locked", "--quiet", "--package", "device-server", "--test", "vfio_lab", options.test, "--", "--ignored", "--test-threads=1")
@@ -83,6 +86,7 @@ def steps(options):
         no_kvm = artifacts.why_no_kvm()
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
         yield "peer: QEMU's vfio-user client", functools.partial(ignored_tests, "interop"), artifacts.why_no_peer_qemu()
+        yield "kvm", functools.partial(quietly, *"cargo test --workspace --locked --quiet --lib -- --ignored kvm:: vfio_user::".split()), no_kvm
         yield "bad vfio-user servers", functools.partial(ignored_tests, "vfio-user"), no_kvm
         yield "peer: QEMU's class of a QMP error", functools.partial(ignored_tests, "qmp", "same_class_from_qemu"), artifacts.why_no_peer_qemu()
         yield "qmp", functools.partial(ignored_tests, "qmp", "--skip", "same_class_from_qemu"), no_kvm

@@ -6,9 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use harness::host_device::HostDevice;
 use harness::scratch::Scratch;
-use harness::{programs, refusal};
+use harness::{proc_files, programs, refusal};
 
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -104,6 +105,25 @@ fn memory_that_does_not_fit_is_refused() -> Result<()> {
     ];
     refusal::of_vmm(&arguments)?
         .names(&["memory"])?
+        .within(AT_ONCE)?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn memory_that_others_use_is_refused_to_a_host_device() -> Result<()> {
+    let kernel = guest_kernel()?;
+    let total_mib = proc_files::host_memory_kib("MemTotal")? >> 10;
+    let free_mib = proc_files::host_memory_kib("MemAvailable")? >> 10;
+    ensure!(free_mib < total_mib, "all of {total_mib} MiB are free");
+    HostDevice::at("0000:00:04.0").give_to_vfio()?;
+    let memory = format!("{total_mib}M");
+    let device = "vfio-pci,host=0000:00:04.0,id=nvme,bus=pcie.0,addr=0x3";
+    let arguments = [
+        "-machine", "q35", "-m", &memory, "-kernel", &kernel, "-serial", "none", "-device", device,
+    ];
+    refusal::of_vmm(&arguments)?
+        .names(&["pins all of it", "give less"])?
         .within(AT_ONCE)?;
     Ok(())
 }

@@ -194,11 +194,20 @@ fn relatives(pid: u32) -> Option<Relatives> {
 
 /// A size of /proc/PID/status, in KiB, for example `VmRSS`.
 pub fn status_kib(pid: u32, field: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .with_context(|| format!("the status of process {pid}"))?;
-    let line = status
+    row_kib(&format!("/proc/{pid}/status"), field)
+}
+
+/// A size of /proc/meminfo, in KiB, for example `MemAvailable`.
+pub fn host_memory_kib(field: &str) -> Result<u64> {
+    row_kib("/proc/meminfo", field)
+}
+
+/// "field:   123 kB"
+fn row_kib(path: &str, field: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let line = text
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-        .with_context(|| format!("no {field} in the status of process {pid}"))?;
+        .with_context(|| format!("no {field} in {path}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

@@ -37,6 +37,7 @@ mod programs;
 mod nodes;
 mod hosts;
 mod host_cpu;
+mod host_memory;
 mod open;
 mod monitors;
 mod socket_file;
@@ -86,6 +87,8 @@ enum SuperviseError {
     Host(#[from] HostError),
     #[error("take host device {host} from its host driver (managed=on): {reason}")]
     NotTaken { host: PciAddress, reason: String },
+    #[error(transparent)]
+    Memory(#[from] host_memory::DoesNotFit),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -144,6 +147,7 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     config.bars_leak = bars_leak.is_some();
     // 4. Open files. Socket files go away when this function returns.
     let mut socket_files = Vec::new();
+    host_memory::check(&config)?;
     let mut files = open::open(&config, &mut socket_files)?;
     files.qmp = monitors::listen(&config.monitors, &mut socket_files)?;
     let metrics = config.metrics.as_deref();
