@@ -122,13 +122,16 @@ pub(crate) fn clone_and_exec(plan: &mut ExecPlan<'_>) -> io::Result<(i32, OwnedF
     // - `arguments` is a whole clone_args and its size is passed; it and `pidfd` live to the end of this function;
     // - no stack is given, so the child runs on its own copy of this one;
     // - the child only runs `child`, which keeps to async-signal-safe calls and never returns.
-    let pid = unsafe {
+    let mut pid = unsafe {
         libc::syscall(
             libc::SYS_clone3,
             &raw const arguments,
             size_of::<libc::clone_args>(),
         )
     };
+    if pid < 0 && errno() == libc::ENOSYS && plan.cgroup.is_none() {
+        pid = old_clone(namespaces, &raw mut pidfd);
+    }
     if pid == 0 {
         child(plan);
     }
@@ -139,6 +142,27 @@ pub(crate) fn clone_and_exec(plan: &mut ExecPlan<'_>) -> io::Result<(i32, OwnedF
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let pid = i32::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok((pid, pidfd))
+}
+
+/// The same by the call that a service manager's filter can look into: where it forbids namespaces, it answers clone3, whose flags
+/// are in memory, as if there were none.
+fn old_clone(namespaces: c_int, pidfd: *mut c_int) -> c_long {
+    let flags = libc::CLONE_PIDFD | namespaces | libc::SIGCHLD;
+    let none: c_long = 0;
+    // SAFETY: clone without CLONE_VM is fork, as above:
+    // - `pidfd` is valid for a write, which is where CLONE_PIDFD stores it;
+    // - no stack, no child_tid and no tls are given, and the flags ask for none;
+    // - the caller gives the child to `child`.
+    unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            c_long::from(flags),
+            none,
+            pidfd,
+            none,
+            none,
+        )
+    }
 }
 
 /// The child's side. Numbered steps; the order matters:
