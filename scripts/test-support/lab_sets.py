@@ -101,6 +101,7 @@ SETS = (
     LabSet("groups", "6.1", ("groups",), memory=5120, options=(*SERIAL_PAIR, *MSI_CONTROLLER)),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
     LabSet("host 7", "7", ("host",), memory=2048, options=HOST, long=True),
+    LabSet("services 6.1", "6.1", ("services",), memory=2560, options=("--init", "systemd", "--copy-in", "packaging")),
     LabSet("host without IOMMU", "6.1", ("host-without-iommu",), memory=2048, options=("--iommu", "none")),
 )
 
