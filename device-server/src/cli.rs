@@ -179,6 +179,11 @@ enum Kind {
     Host(host::Host),
 }
 
+/// The whole command line, for its pages in the manual.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the arguments, program name first. The error knows its text and exit status (also for --help). Sockets that a
 /// service manager passed are for the devices that have none, in their order.
 pub fn parse<I>(arguments: I, passed_sockets: i32) -> Result<Task, clap::Error>

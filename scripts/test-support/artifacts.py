@@ -66,6 +66,16 @@ def why_no_kvm():
     return None
 
 
+def why_no_package():
+    """Why no package can be built, installed in a chroot and purged on this machine, or None."""
+    if os.environ.get("CARGO_TARGET_DIR"):
+        return "CARGO_TARGET_DIR is set"
+    lost = [tool for tool in ("dpkg-deb", "readelf", "strip", "debootstrap") if not shutil.which(tool)]
+    if lost:
+        return f"{', '.join(lost)}: not installed"
+    return None if os.geteuid() == 0 else "needs root, for a chroot"
+
+
 def why_no_peer_qemu():
     """Why a QEMU with the vfio-user-pci client cannot be had, or None."""
     with tempfile.NamedTemporaryFile() as initrd:

@@ -91,6 +91,7 @@ def steps(options):
         yield "peer: QEMU's class of a QMP error", functools.partial(ignored_tests, "qmp", "same_class_from_qemu"), artifacts.why_no_peer_qemu()
         yield "qmp", functools.partial(ignored_tests, "qmp", "--skip", "same_class_from_qemu"), no_kvm
         yield "qmp: the official client", functools.partial(quietly, "scripts/qmp-client", str(artifacts.BINARIES)), no_kvm or no_package
+        yield "package", functools.partial(quietly, "sh", "-c", "scripts/package && scripts/package-test"), artifacts.why_no_package()
         yield "lab script", functools.partial(ignored_tests, "lab"), None
 
 

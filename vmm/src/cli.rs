@@ -224,6 +224,11 @@ fn all(matches: &mut ArgMatches, name: &str) -> Vec<String> {
     matches.remove_many(name).into_iter().flatten().collect()
 }
 
+/// The whole command line, for its page in the manual.
+pub fn command() -> Clap {
+    options()
+}
+
 fn options() -> Clap {
     let value = |name: &'static str, shown: &'static str, help: &'static str| {
         Arg::new(name)
