@@ -105,7 +105,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "request_duration",
-            "From a request that was read to its reply that was sent",
+            "From a request that was read to its reply being ready",
             Unit::Seconds,
             metrics.seconds.clone(),
         );

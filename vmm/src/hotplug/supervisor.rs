@@ -23,7 +23,7 @@ mod tests;
 
 /// From an attach to its answer. Source: the supervisor gives a device server 75 s to be ready, and its device 40 s to leave its
 /// host driver.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(120);
+const ATTACH_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Why the supervisor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

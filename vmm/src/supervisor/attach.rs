@@ -218,6 +218,9 @@ impl Attachments {
             ));
         }
         match target {
+            Target::Host { host, .. } if self.managed.is_moving(host) => Err(format!(
+                "host device {host} is on its way from or to its host driver: try again"
+            )),
             Target::Host { host, options } => {
                 let device = HostDevice {
                     id: id.to_owned(),

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// From the start of a `host bind` or `host unbind` to its end. Source: it gives the host's kernel 30 s for each device.
-pub(super) const HOST_COMMAND: Duration = Duration::from_secs(40);
+/// From the start of a `host bind` or `host unbind` to its end, for each device. Source: it gives the host's kernel 30 s for each
+/// of two steps (device-server's host/helper.rs).
+const HOST_COMMAND: Duration = Duration::from_secs(70);
 /// For processes that are being killed to let go of a device that goes back to its host driver.
 pub(super) const GIVE_BACK: Duration = Duration::from_secs(10);
 /// A server that is there accepts a connection at once; one whose backlog is full may need a moment.
@@ -36,6 +37,11 @@ pub(super) const MAX_SERVERS: usize = 64;
 
 /// vfio-user sockets of one VM at a time. Source: as many as it may have devices.
 pub(super) const MAX_SOCKETS: usize = 256;
+
+/// The time that a host command has for so many devices.
+pub(super) fn host_command(devices: usize) -> Duration {
+    HOST_COMMAND.saturating_mul(u32::try_from(devices).unwrap_or(u32::MAX))
+}
 
 /// The time left until `at`.
 pub(super) fn left(at: Instant) -> Duration {

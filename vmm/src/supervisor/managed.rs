@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::pci::PciAddress;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -41,6 +41,8 @@ pub(super) struct Managed {
     program: Result<PathBuf, ProgramMissing>,
     /// Taken from the host, and not given back yet.
     taken: BTreeSet<PciAddress>,
+    /// Of those, what is not as the host driver should find it: not reset, or still held. Only a clean end gives it back.
+    held: BTreeSet<PciAddress>,
     moves: Vec<Move>,
     /// Requests that are refused, and told so when the device is back.
     refused: Vec<(PciAddress, Refusal)>,
@@ -73,6 +75,7 @@ struct Command {
     process: ChildProcess,
     words: File,
     deadline: Instant,
+    limit: Duration,
 }
 
 impl Managed {
@@ -80,6 +83,7 @@ impl Managed {
         Managed {
             program,
             taken: BTreeSet::new(),
+            held: BTreeSet::new(),
             moves: Vec::new(),
             refused: Vec::new(),
         }
@@ -95,6 +99,20 @@ impl Managed {
         let is_it =
             |one: &Move| matches!(&one.purpose, Purpose::Serve(device, _) if device.id == id);
         self.moves.iter().any(is_it)
+    }
+
+    /// Whether a host command runs for this device.
+    pub(super) fn is_moving(&self, host: PciAddress) -> bool {
+        self.moves.iter().any(|one| match &one.purpose {
+            Purpose::Serve(device, _) => device.host == host,
+            Purpose::Release(hosts, _) => hosts.contains(&host),
+        })
+    }
+
+    /// These devices are not as a host driver should find them.
+    pub(super) fn hold(&mut self, hosts: &[PciAddress]) {
+        let ours = hosts.iter().filter(|host| self.taken.contains(host));
+        self.held.extend(ours);
     }
 
     /// Begins to take a device from its host driver, for this request.
@@ -130,12 +148,16 @@ impl Managed {
         let ours: Vec<PciAddress> = hosts
             .iter()
             .copied()
-            .filter(|host| self.taken.remove(host))
+            .filter(|host| self.taken.contains(host))
             .collect();
         if ours.is_empty() {
             return Ok(false);
         }
         let command = self.start("unbind", &ours)?;
+        for host in &ours {
+            self.taken.remove(host);
+            self.held.remove(host);
+        }
         let purpose = Purpose::Release(ours, requests.to_vec());
         self.moves.push(Move { command, purpose });
         Ok(true)
@@ -172,7 +194,8 @@ impl Managed {
         self.moves.iter().map(|one| one.command.deadline).min()
     }
 
-    /// The commands that have ended. Kills those that are late.
+    /// The commands that have ended. Kills those that are late. What a killed one may have bound, and what did not go back, stays
+    /// noted: it goes back with the VM.
     pub(super) fn ended(&mut self, now: Instant) -> Vec<Moved> {
         let mut ended = Vec::new();
         for mut one in std::mem::take(&mut self.moves) {
@@ -180,8 +203,12 @@ impl Managed {
                 self.moves.push(one);
                 continue;
             };
-            if let (Purpose::Serve(device, _), Err(_)) = (&one.purpose, &outcome) {
-                self.taken.remove(&device.host);
+            match (&one.purpose, &outcome) {
+                (Purpose::Serve(device, _), Err(_)) if now < one.command.deadline => {
+                    self.taken.remove(&device.host);
+                }
+                (Purpose::Release(hosts, _), Err(_)) => self.taken.extend(hosts),
+                (Purpose::Serve(..) | Purpose::Release(..), _) => {}
             }
             ended.push((one.purpose, outcome));
         }
@@ -207,7 +234,8 @@ impl Managed {
         Ok(Command {
             process,
             words: File::from(words),
-            deadline: Instant::now() + deadline::HOST_COMMAND,
+            deadline: Instant::now() + deadline::host_command(hosts.len()),
+            limit: deadline::host_command(hosts.len()),
         })
     }
 }
@@ -222,6 +250,10 @@ impl Drop for Managed {
         }
         let give_up = Instant::now() + deadline::GIVE_BACK;
         for host in std::mem::take(&mut self.taken) {
+            if self.held.contains(&host) {
+                tell_kept(&[host], "it was not reset, or something has it still");
+                continue;
+            }
             while let Err(reason) = self.give_back_now(host) {
                 // A device server that was killed a moment ago may have it still.
                 if Instant::now() >= give_up {
@@ -265,7 +297,7 @@ impl Command {
             Ok(None) => {
                 // One that is stuck in the kernel ends when the kernel lets it.
                 let _sent = self.process.signal(Signal::KILL);
-                let limit = deadline::HOST_COMMAND.as_secs();
+                let limit = self.limit.as_secs();
                 Some(Err(format!(
                     "the host's kernel did not move it within {limit} s"
                 )))

@@ -336,6 +336,7 @@ impl Watch {
                 reason,
             } => {
                 tracing::error!(reason, "The host does not have its devices back");
+                self.attachments.managed.hold(&devices);
                 if self.vmm.is_none() {
                     eprintln!("bulkhead-vmm: {reason}");
                     self.status = 1;

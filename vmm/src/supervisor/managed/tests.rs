@@ -2,7 +2,7 @@ use protocol::supervisor::HostOptions;
 
 use super::*;
 
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Devices whose host commands are this program.
 fn managed(program: &str) -> Managed {
@@ -61,6 +61,55 @@ fn device_that_was_not_taken_is_not_given_back() {
     assert!(!managed.give_back(&[host], &[8]).unwrap());
     managed.take_now(host).unwrap_err();
     assert!(!managed.give_back(&[host], &[8]).unwrap());
+}
+
+#[test]
+fn device_on_its_way_is_known_by_its_address() {
+    let mut managed = managed("/bin/true");
+    let host = device().host;
+    managed.take(device(), 7).unwrap();
+    assert!(managed.is_moving(host));
+    next(&mut managed).1.unwrap();
+    assert!(!managed.is_moving(host));
+    assert!(managed.give_back(&[host], &[]).unwrap());
+    assert!(managed.is_moving(host));
+    next(&mut managed).1.unwrap();
+    assert!(!managed.is_moving(host));
+}
+
+#[test]
+fn device_that_does_not_go_back_stays_noted() {
+    let mut managed = managed("/bin/true");
+    let host = device().host;
+    managed.take_now(host).unwrap();
+    managed.program = Ok("/bin/false".into());
+    assert!(managed.give_back(&[host], &[8]).unwrap());
+    next(&mut managed).1.unwrap_err();
+    assert!(managed.taken.contains(&host));
+    managed.program = Ok("/nonexistent".into());
+    managed.give_back(&[host], &[8]).unwrap_err();
+    assert!(managed.taken.contains(&host));
+    managed.program = Ok("/bin/true".into());
+}
+
+#[test]
+fn device_that_is_held_goes_back_only_after_a_clean_end() {
+    let scratch = std::env::temp_dir().join(format!("bulkhead-held-{}", std::process::id()));
+    std::fs::write(&scratch, "#!/bin/sh\necho $2 >>$0.log\n").unwrap();
+    std::fs::set_permissions(
+        &scratch,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let mut managed = managed(scratch.to_str().unwrap());
+    let log = scratch.with_extension("log");
+    let host = device().host;
+    managed.take_now(host).unwrap();
+    managed.hold(&[host]);
+    drop(managed);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "bind\n");
+    std::fs::remove_file(&scratch).unwrap();
+    std::fs::remove_file(&log).unwrap();
 }
 
 #[test]
