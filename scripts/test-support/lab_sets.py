@@ -96,7 +96,7 @@ SETS = (
     LabSet("hotplug crossings", "6.1", ("hotplug",), memory=2560, only=CROSSINGS),
     # Ten times, about 25 s each where nothing else runs; scripts/soak does it 200 times.
     LabSet("hotplug slots", "6.1", ("hotplug",), memory=2560, options=EIGHT_CONTROLLERS, only=("many::",), timeout=2400),
-    LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",)),
+    LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",), timeout=600),
     LabSet("qmp client", "6.1", ("hotplug",), memory=2560, options=("--python",), only=("client::",), folders=("qmp_client",)),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=(*SERIAL_PAIR, *MSI_CONTROLLER)),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
