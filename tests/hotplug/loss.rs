@@ -7,7 +7,7 @@ use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme, group_is_free};
+use crate::machine::{Machine, PLUG, UNPLUG, add_nvme, cold_plugged, group_is_free};
 
 const NOTICED: Duration = Duration::from_secs(20);
 /// The supervisor kills a server that does not end within 75 s.
@@ -15,10 +15,7 @@ const SERVER_END: Duration = Duration::from_secs(100);
 
 /// A machine whose guest uses the NVMe behind pcie.1.
 pub(crate) fn with_disk(options: &str) -> Result<Machine> {
-    HostDevice::at(NVME).give_to_vfio()?;
-    let device = format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0{options}");
-    let mut machine = Machine::start(&["-device", PORT, "-device", &device])?;
-    machine.guest("wait_for /dev/nvme0n1")?;
+    let mut machine = cold_plugged(options)?;
     machine.guest("(while dd if=/dev/nvme0n1 of=/dev/null bs=64k iflag=direct 2>/dev/null; do :; done) & sleep 1")?;
     Ok(machine)
 }

@@ -41,6 +41,18 @@ pub(crate) fn add_nvme(id: &str, more: &str) -> String {
     )
 }
 
+pub(crate) fn behind_port(options: &str) -> String {
+    format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0{options}")
+}
+
+/// The NVMe is behind pcie.1 from the start.
+pub(crate) fn cold_plugged(options: &str) -> Result<Machine> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let mut machine = Machine::start(&["-device", PORT, "-device", &behind_port(options)])?;
+    machine.guest("wait_for /dev/nvme0n1")?;
+    Ok(machine)
+}
+
 /// The NVMe's group can be opened: nobody holds anything of it.
 pub(crate) fn group_is_free() -> Result<()> {
     is_free(NVME)
@@ -158,6 +170,16 @@ impl Machine {
     /// The guest powers off by itself; everything of the VM must end.
     pub(crate) fn end(self) -> Result<GuestReport> {
         self.vm.finish()?.succeeded()
+    }
+
+    /// Plugs the NVMe as `disk`, has the guest run `line` with it, unplugs it, and ends well.
+    pub(crate) fn takes_the_disk(mut self, line: &str) -> Result<()> {
+        self.qmp.succeed(&add_nvme("disk", ""))?;
+        self.event("BULKHEAD_DEVICE_READY", PLUG)?;
+        self.guest(line)?;
+        self.unplug("disk")?;
+        self.finish()?;
+        Ok(())
     }
 
     /// `device_del` of a device whose guest lets go of it.

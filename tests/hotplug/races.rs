@@ -8,7 +8,7 @@ use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
 
 use crate::loss::{kill_server, with_disk};
-use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme, group_is_free};
+use crate::machine::{Machine, PORT, UNPLUG, add_nvme, group_is_free};
 
 const TOLD: Duration = Duration::from_secs(30);
 /// A server starts and is attached.
@@ -40,12 +40,7 @@ fn server_killed_during_device_add_leaves_nothing_and_the_next_one_works() -> Re
         machine.vm.device_server_pids()?.is_empty(),
         "no server is left"
     );
-    machine.qmp.succeed(&add_nvme("disk", ""))?;
-    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
-    machine.guest("wait_for /dev/nvme0n1")?;
-    machine.unplug("disk")?;
-    machine.finish()?;
-    Ok(())
+    machine.takes_the_disk("wait_for /dev/nvme0n1")
 }
 
 #[test]

@@ -6,22 +6,10 @@ use anyhow::{Result, ensure};
 use harness::host_device::{HostDevice, NVME};
 use serde_json::json;
 
-use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme, group_is_free};
+use crate::machine::{Machine, PORT, UNPLUG, behind_port, cold_plugged, group_is_free};
 
 /// A device that is taken, not asked for: no driver has a say.
 const TAKEN: Duration = Duration::from_secs(20);
-
-fn behind_port(options: &str) -> String {
-    format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0{options}")
-}
-
-/// The NVMe is behind pcie.1 from the start.
-fn cold_plugged(options: &str) -> Result<Machine> {
-    HostDevice::at(NVME).give_to_vfio()?;
-    let mut machine = Machine::start(&["-device", PORT, "-device", &behind_port(options)])?;
-    machine.guest("wait_for /dev/nvme0n1")?;
-    Ok(machine)
-}
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
@@ -32,12 +20,7 @@ fn slot_that_the_guest_turns_off_releases_a_cold_plugged_device_and_takes_it_aga
     group_is_free()?;
     ensure!(data == json!({"device": "disk", "path": "disk"}), "{data}");
     // The command line named it, so that is policy enough.
-    machine.qmp.succeed(&add_nvme("disk", ""))?;
-    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
-    machine.guest("wait_for /dev/nvme0n1; block 9 | grep -q 42554c4b48454144")?;
-    machine.unplug("disk")?;
-    machine.finish()?;
-    Ok(())
+    machine.takes_the_disk("wait_for /dev/nvme0n1; block 9 | grep -q 42554c4b48454144")
 }
 
 #[test]
@@ -99,12 +82,7 @@ fn device_that_is_taken_by_force_is_free_at_once_and_the_slot_takes_another() ->
     group_is_free()?;
     let gone = "tries=0; while [ -e /dev/nvme0n1 ] && [ $tries -lt 300 ]; do sleep 0.1; tries=$((tries + 1)); done; ! [ -e /dev/nvme0n1 ]";
     machine.guest(gone)?;
-    machine.qmp.succeed(&add_nvme("disk", ""))?;
-    machine.event("BULKHEAD_DEVICE_READY", PLUG)?;
-    machine.guest("wait_for /dev/nvme0n1")?;
-    machine.unplug("disk")?;
-    machine.finish()?;
-    Ok(())
+    machine.takes_the_disk("wait_for /dev/nvme0n1")
 }
 
 #[test]
