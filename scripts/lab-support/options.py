@@ -9,6 +9,7 @@ from machine import IOMMUS
 from report import LabError
 
 DEFAULT_TIMEOUT_S = 300
+STILL_TIMEOUT_S = 120
 BOOT_TIMEOUT_S = 90
 
 HELP = """\
@@ -103,6 +104,7 @@ def parser():
     made.add_argument("--memory", type=between(512, 1 << 20), default=3072, metavar="MIB", help="default: %(default)s")
     made.add_argument("--copy-in", type=pathlib.Path, metavar="PATH", action="append", default=[], help="put a file or folder into /lab/in, with the libraries it needs; may be repeated")
     made.add_argument("--timeout", type=between(1, 86400), metavar="S", help=f"seconds for the whole run (default: {DEFAULT_TIMEOUT_S}; none with --shell)")
+    made.add_argument("--still-timeout", type=between(10, 86400), default=STILL_TIMEOUT_S, metavar="S", help="seconds after which a machine that answers no ping is given up (default: %(default)s)")
     made.add_argument("--python", action="store_true", help="Python 3 is there too, with its standard library (30 MB)")
     made.add_argument("--prepare", action="store_true", help="fetch and build what such a run needs, and run nothing")
     made.add_argument("--shell", action="store_true", help="a prompt in the machine instead of COMMAND")

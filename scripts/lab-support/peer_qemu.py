@@ -1,6 +1,6 @@
-"""A QEMU that has the vfio-user-pci client, and the lab's guest for it: what tests/interop boots.
+"""A QEMU that has the vfio-user-pci client (10.1 or newer), and the lab's guest for it: what tests/interop boots.
 
-The lab itself stays with its own QEMU (machine.py); this one is from a newer suite and in a cache entry of its own.
+It is the lab's own QEMU (machine.py).
 """
 
 import json
@@ -10,13 +10,10 @@ import kernels
 import machine
 from shelf import TOOLS_SUITE
 
-# QEMU >= 10.1. What a backports suite does not have comes from the suite that it adds to.
-SUITE = "trixie-backports trixie"
-
 
 def parts(shelf, guest_initrd):
     """Fills the cache with what is missing; JSON with the words of a command that boots the guest's kernel."""
-    qemu = shelf.unpacked("peer-qemu", SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
+    qemu = shelf.unpacked("qemu", machine.QEMU_SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
     tools = shelf.unpacked("tools", TOOLS_SUITE, contents.TOOLS + contents.LAB_TOOLS, contents.LIBRARY_PACKAGES)
     kernel = shelf.kernel(kernels.GUEST_KERNEL_GENERIC)
     archives = [

@@ -1,7 +1,8 @@
 """One run of the lab machine: start it, relay its output, hold its deadlines, and leave nothing behind.
 
 Protocol with the machine's init (files/lab-session), on four virtio-serial ports that end here as socketpairs:
-output bytes, error bytes, a tar of the results, and control lines ("READY", "EXIT status", "DONE", "STOP").
+output bytes, error bytes, a tar of the results, and control lines ("READY", "EXIT status", "DONE", "ALIVE" from there,
+"PING" and "STOP" to there).
 Limits: see the constants; every wait ends at a deadline.
 """
 
@@ -28,9 +29,17 @@ PR_SET_PDEATHSIG = 1
 FOREVER = float("inf")
 LONGEST_WAIT_S = 3600  # the loop looks at its deadlines at least this often
 
+# Emulation can lose a timer's interrupt, and a machine that has nothing else to wait for then stands still. A ping is an interrupt
+# of its own, after which the lost one is delivered too; a machine that answers none for --still-timeout is given up.
+PING_S = 5
+
 EXIT_REFUSED = 2
 EXIT_DIED = 125
 EXIT_TIMEOUT = 124
+
+
+class NotUp(LabError):
+    """The machine ended before it ran the command, which can be tried again."""
 
 
 class Session:
@@ -45,6 +54,7 @@ class Session:
         self._ready = False
         self._ends = {}
         self._stopped = False
+        self._next_ping = self._still = FOREVER
         self._deadline = time.monotonic() + options.boot_timeout
         self._end = time.monotonic() + options.timeout if options.timeout else FOREVER
 
@@ -96,12 +106,15 @@ class Session:
             for name, end in self._ends.items():
                 selector.register(end, selectors.EVENT_READ, sinks[name])
             while selector.get_map():
+                self._ping()
                 left = min(self._deadline, self._end) - time.monotonic()
+                if time.monotonic() >= self._still:
+                    return
                 if left <= 0:
                     if not self._out_of_time():
                         return
                     continue
-                for key, _ in selector.select(min(left, LONGEST_WAIT_S)):
+                for key, _ in selector.select(min(left, self._next_ping - time.monotonic(), LONGEST_WAIT_S)):
                     try:
                         data = key.fileobj.recv(READ_BYTES)
                     except ConnectionResetError:
@@ -114,6 +127,16 @@ class Session:
             process.wait(timeout=STOP_GRACE_S)
         except subprocess.TimeoutExpired:
             progress("the machine closed its ports but did not end: killing it")
+
+    def _ping(self):
+        """Keeps a machine going that is up."""
+        if time.monotonic() < self._next_ping:
+            return
+        self._next_ping = time.monotonic() + PING_S
+        try:
+            self._ends["lab-control"].send(b"PING\n", socket.MSG_DONTWAIT)
+        except OSError:
+            pass  # a machine that reads none of them is still, one that is gone is seen by the loop
 
     def _open_terminal(self):
         if self._options.shell:
@@ -130,8 +153,12 @@ class Session:
                 self._deadline = FOREVER
                 progress("the lab machine is up")
                 self._open_terminal()
+                self._next_ping = time.monotonic()
+            elif word == "ALIVE":
+                self._still = time.monotonic() + self._options.still_timeout
             elif word == "EXIT" and rest.isdigit() and self._status is None:
                 self._status = int(rest)
+                self._still = FOREVER
                 self._deadline = time.monotonic() + RESULTS_GRACE_S
 
     def _out_of_time(self):
@@ -153,6 +180,8 @@ class Session:
             return EXIT_TIMEOUT
         if self._status is not None:
             return self._status
+        if time.monotonic() >= self._still:
+            raise LabError(f"the lab machine has stood still for {self._options.still_timeout} s{console_tail()}", EXIT_DIED)
         if not self._ready and time.monotonic() >= self._deadline:
             raise LabError(
                 f"the lab machine was not up after {self._options.boot_timeout} s{console_tail()}", EXIT_TIMEOUT)
@@ -161,8 +190,9 @@ class Session:
         if process.returncode:
             status = EXIT_DIED if self._ready else EXIT_REFUSED
             raise LabError(f"QEMU ended with status {process.returncode}: {self._qemu_says()}", status)
-        when = "while the command ran" if self._ready else "before it was up"
-        raise LabError(f"the lab machine ended {when}{console_tail()}", EXIT_DIED)
+        if not self._ready:
+            raise NotUp(f"the lab machine ended before it was up{console_tail()}", EXIT_DIED)
+        raise LabError(f"the lab machine ended while the command ran{console_tail()}", EXIT_DIED)
 
     def _qemu_says(self):
         """The last line of QEMU's stderr; its warnings about emulated CPU features are noise."""

@@ -95,6 +95,38 @@ fn boot_that_hangs_ends_at_the_timeout() -> Result<()> {
 }
 
 #[test]
+#[ignore = "boots a lab machine: scripts/test"]
+fn machine_that_dies_before_it_is_up_is_booted_three_times() -> Result<()> {
+    let scratch = Scratch::new()?;
+    // The last -append counts; a kernel without an init panics.
+    let no_init = "--qemu-arg=console=ttyS0 panic=-1 rdinit=/none";
+    let arguments = ["--qemu-arg=-append", no_init, "--", "true"];
+    let output = lab(&scratch, &arguments).output()?;
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let died = said(&output)
+        .matches("the lab machine ended before it was up")
+        .count();
+    assert_eq!(died, 3, "{}", said(&output));
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots a lab machine: scripts/test"]
+fn machine_that_stands_still_is_given_up() -> Result<()> {
+    let scratch = Scratch::new()?;
+    // QEMU pauses the machine where it would end it.
+    let still = ["--qemu-arg=-action", "--qemu-arg=shutdown=pause"];
+    let output = lab(&scratch, &still)
+        .args(["--still-timeout", "10"])
+        .args(["--", "sh", "-c", "sleep 6; busybox poweroff -f"])
+        .output()?;
+    assert_eq!(output.status.code(), Some(125), "{}", said(&output));
+    let expected = "the lab machine has stood still for 10 s";
+    assert!(said(&output).contains(expected), "{}", said(&output));
+    Ok(())
+}
+
+#[test]
 #[ignore = "uses the lab's cache: scripts/test"]
 fn memory_that_is_not_there_is_refused() -> Result<()> {
     let scratch = Scratch::new()?;
