@@ -1,9 +1,12 @@
-//! Shows the main job on one machine: a guest uses a PCI device that only a device server holds.
+//! Shows the main job on one machine: a guest uses a PCI device that only a device server holds; then another one
+//! gets it while it runs, and loses it again.
 //!
 //! Usage: bulkhead-demo ADDRESS [--write]. It runs inside the lab or on a machine with an IOMMU; scripts/demo starts
 //! it either way. Without --write nothing is written to the device's disk.
-//! Environment: LAB_GUEST_KERNEL_GENERIC and LAB_GUEST_INITRD_GENERIC name the guest's kernel and initrd.
+//! Environment: LAB_GUEST_VMLINUX and LAB_GUEST_INITRD name the guest's kernel and initrd, LAB_GUEST_KERNEL_GENERIC and
+//! LAB_GUEST_INITRD_GENERIC those for a device other than NVMe.
 
+mod hot_plug;
 mod guest_script;
 mod holders;
 mod transfer;
@@ -34,7 +37,9 @@ fn main() -> Result<()> {
     };
     let device = HostDevice::at(&address);
     let before = device.driver();
-    let outcome = show(device, &address, write);
+    let start = Instant::now();
+    let outcome =
+        cold_plug(device, &address, write).and_then(|()| hot_plug::show(device, &address));
     if before.as_deref() != Some("vfio-pci") {
         say(&format!(
             "giving {address} back to {}",
@@ -42,6 +47,7 @@ fn main() -> Result<()> {
         ));
         host("unbind", &address)?;
     }
+    println!("whole demo: {:.1} s", start.elapsed().as_secs_f64());
     outcome
 }
 
@@ -63,8 +69,7 @@ fn say(text: &str) {
     println!("--- {text}");
 }
 
-fn show(device: HostDevice<'_>, address: &str, write: bool) -> Result<()> {
-    let start = Instant::now();
+fn cold_plug(device: HostDevice<'_>, address: &str, write: bool) -> Result<()> {
     let driver = device.driver().unwrap_or_else(|| "no driver".to_owned());
     say(&format!(
         "{address} is in IOMMU group {}, with {driver}: giving it to vfio-pci",
@@ -76,7 +81,7 @@ fn show(device: HostDevice<'_>, address: &str, write: bool) -> Result<()> {
     println!(
         "    bulkhead-vmm -machine q35 -cpu host -smp 2 -m 512M -kernel ... -device {argument}"
     );
-    let guest = Guest::running(&script(write)).with_all_drivers();
+    let guest = guest(&script(write), address)?;
     let mut vm = Vm::start(&["-smp", "2", "-m", "512M", "-device", &argument], &guest)?;
     vm.wait_for_line("GUEST-READY")?;
     say(&format!(
@@ -104,8 +109,20 @@ fn show(device: HostDevice<'_>, address: &str, write: bool) -> Result<()> {
     for line in report.values("INTERRUPTS") {
         println!("interrupts that the guest took: {line}");
     }
-    println!("whole demo: {:.1} s", start.elapsed().as_secs_f64());
+    println!();
     Ok(())
+}
+
+/// The kernel that starts fastest has a driver for NVMe, and not for all devices.
+fn guest(script: &str, address: &str) -> Result<Guest> {
+    const NVME_CLASS: &str = "0x010802";
+    let file = format!("/sys/bus/pci/devices/{address}/class");
+    let class = std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+    let guest = Guest::running(script);
+    Ok(match class.trim() {
+        NVME_CLASS => guest,
+        _ => guest.with_all_drivers(),
+    })
 }
 
 fn transfer_cost(vm: &mut Vm) -> Result<(transfer::Cost, f64)> {

@@ -23,7 +23,7 @@ const QUANTUM: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Qmp {
     stream: UnixStream,
-    lines: BufReader<UnixStream>,
+    input: BufReader<UnixStream>,
     partial: String,
     read: Vec<Message>,
 }
@@ -31,6 +31,7 @@ pub struct Qmp {
 /// What came, and whether somebody waited for it.
 #[derive(Debug)]
 struct Message {
+    text: String,
     value: Value,
     is_taken: bool,
 }
@@ -45,10 +46,10 @@ impl Qmp {
     /// The same on a connection that is there.
     pub fn over(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(QUANTUM))?;
-        let lines = BufReader::new(stream.try_clone()?);
+        let input = BufReader::new(stream.try_clone()?);
         let mut qmp = Self {
             stream,
-            lines,
+            input,
             partial: String::new(),
             read: Vec::new(),
         };
@@ -104,6 +105,17 @@ impl Qmp {
         Ok(found["data"].clone())
     }
 
+    /// The same for who has something else to do meanwhile: nothing if it did not come within `limit`.
+    pub fn event_within(&mut self, name: &str, limit: Duration) -> Result<Option<Value>> {
+        let found = self.look_for(limit, |message| message["event"] == name)?;
+        Ok(found.map(|message| message["data"].clone()))
+    }
+
+    /// Everything read so far as it came, a line each.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.read.iter().map(|message| message.text.trim_end())
+    }
+
     /// Everything read so far in the order in which it came, the greeting first.
     pub fn messages(&self) -> impl DoubleEndedIterator<Item = &Value> {
         self.read.iter().map(|message| &message.value)
@@ -136,6 +148,20 @@ impl Qmp {
         limit: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
+        match self.look_for(limit, wanted)? {
+            Some(found) => Ok(found),
+            None => bail!(
+                "{what}: not within {limit:?}; QMP said {:#?}",
+                self.messages().collect::<Vec<_>>()
+            ),
+        }
+    }
+
+    fn look_for(
+        &mut self,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Option<Value>> {
         let end = Instant::now() + limit;
         loop {
             let found = self
@@ -144,27 +170,27 @@ impl Qmp {
                 .find(|message| !message.is_taken && wanted(&message.value));
             if let Some(message) = found {
                 message.is_taken = true;
-                return Ok(message.value.clone());
+                return Ok(Some(message.value.clone()));
             }
-            ensure!(
-                Instant::now() < end,
-                "{what}: not within {limit:?}; QMP said {:#?}",
-                self.messages().collect::<Vec<_>>()
-            );
+            if Instant::now() >= end {
+                return Ok(None);
+            }
             self.poll()?;
         }
     }
 
     fn poll(&mut self) -> Result<()> {
-        match self.lines.read_line(&mut self.partial) {
+        match self.input.read_line(&mut self.partial) {
             Ok(0) => bail!(
                 "QMP closed the connection; it said {:#?}",
                 self.messages().collect::<Vec<_>>()
             ),
             Ok(_) if self.partial.ends_with('\n') => {
                 let line = std::mem::take(&mut self.partial);
+                let value = serde_json::from_str(&line).with_context(|| line.clone())?;
                 self.read.push(Message {
-                    value: serde_json::from_str(&line).context(line)?,
+                    text: line,
+                    value,
                     is_taken: false,
                 });
                 Ok(())
