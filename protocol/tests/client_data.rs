@@ -208,7 +208,7 @@ fn lost_device_fails_all_threads_that_wait() {
 #[test]
 fn end_of_the_stream_makes_poll_fd_readable() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let peer = RawPeer { stream: theirs };
+    let peer = RawPeer::over(theirs);
     let thread = std::thread::spawn(move || {
         peer.accept();
         peer

@@ -46,7 +46,7 @@ fn page(index: u64) -> IovaRange {
 fn full(config: ClientConfig) -> (Client, RawPeer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let same = OwnedFd::from(ours.try_clone().unwrap());
-    let peer = RawPeer { stream: theirs };
+    let peer = RawPeer::over(theirs);
     let thread = std::thread::spawn(move || {
         peer.accept();
         peer
@@ -148,7 +148,7 @@ fn t13_unmap_returns_only_when_nobody_touches_the_memory_any_more() {
     let flags = DmaMapFlags::READ_WRITE;
     client.dma_map(page(0), flags, None).unwrap();
     client.rely_on_service().unwrap();
-    let twin = RawPeer { stream: twin_ours };
+    let twin = RawPeer::over(twin_ours);
     let write = [&bytes![0u64, 1u64][..], &[7]].concat();
     twin.send(&message(1, 12, COMMAND, &write));
     let served = Arc::clone(&client);

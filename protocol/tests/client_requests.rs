@@ -324,7 +324,7 @@ fn twin(script: impl FnOnce(&RawPeer, &RawPeer) + Send + 'static) -> Client {
         drop(theirs);
         let map = peer.recv();
         peer.answer(&map, &[]);
-        let twin = RawPeer { stream: ours };
+        let twin = RawPeer::over(ours);
         script(peer, &twin);
         peer.serve_reads();
     });
@@ -366,7 +366,7 @@ fn t20_request_on_the_main_socket_beside_a_twin_loses_the_device() {
     let client = twin(|peer, _twin| {
         peer.recv();
         peer.send(&message(1, 11, COMMAND, &bytes![0u64, 4u64]));
-        peer.expect_close();
+        peer.is_closed();
     });
     let error = read(&client).unwrap_err();
     assert!(matches!(
@@ -382,7 +382,7 @@ fn t21_answer_on_the_twin_loses_the_device() {
         let mut body = read.body.clone();
         body.extend([1; 4]);
         twin.answer(&read, &body);
-        twin.expect_close();
+        twin.is_closed();
     });
     let error = read(&client).unwrap_err();
     assert!(matches!(

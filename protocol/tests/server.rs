@@ -48,7 +48,7 @@ fn h01_h02_h04_h05_h08_h31_bad_header_closes() {
     for bytes in bad {
         let (peer, server) = negotiated();
         peer.send(&bytes);
-        peer.expect_close();
+        peer.is_closed();
         let closed = server.join().unwrap().closed.unwrap();
         assert!(matches!(closed, CloseReason::Receive(RecvError::Header(_))));
     }
@@ -63,7 +63,7 @@ fn h03_h18_h19_header_alone_is_einval_and_nothing_else() {
             EINVAL,
             "command {command}"
         );
-        peer.expect_alive();
+        peer.is_in_step();
     }
     drop(peer);
     let log = server.join().unwrap();
@@ -82,14 +82,14 @@ fn h06_largest_message_is_taken() {
     peer.send(&large);
     // The region is smaller than that; what counts is the answer.
     assert_eq!(peer.recv().errno(), EINVAL);
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
 fn h07_s15_reply_to_nothing_closes() {
     let (peer, server) = negotiated();
     peer.send(&message(1, 9, REPLY, &[0; 20]));
-    peer.expect_close();
+    peer.is_closed();
     let closed = server.join().unwrap().closed;
     assert!(matches!(closed, Some(CloseReason::Refused(_))));
 }
@@ -111,7 +111,7 @@ fn h12_h13_h14_h15_command_that_a_server_has_not_is_einval_with_its_body_consume
     for command in [0, 11, 12, 14, 19, 65535] {
         for body in [&[0u8; 16][..], &[0; 4000]] {
             assert_eq!(peer.ask(1, command, body).errno(), EINVAL);
-            peer.expect_alive();
+            peer.is_in_step();
         }
     }
 }
@@ -139,7 +139,7 @@ fn h16_h17_h27_n06_ids_may_repeat_and_answers_come_in_order() {
 fn h23_h24_body_that_never_comes_closes_at_the_deadline() {
     let (peer, server) = negotiated();
     peer.send(&message(1, 10, COMMAND, &[0; 100])[..60]);
-    peer.expect_close();
+    peer.is_closed();
     let closed = server.join().unwrap().closed;
     assert_eq!(
         closed,
@@ -178,7 +178,7 @@ fn h28_h30_r18_surplus_payload_is_skipped() {
     assert_eq!(peer.ask(3, 2, &padded(map)).errno(), 0);
     assert_eq!(peer.ask(4, 9, &padded(read_body(0, 4))).errno(), 0);
     assert_eq!(peer.ask(5, 13, &[0; 4]).errno(), 0);
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn x01_x02_x09_write_multi_only_when_agreed() {
     let (peer, _server) = unnegotiated();
     peer.ask(0, 1, &version_body(0, 0, "{}"));
     assert_eq!(peer.ask(1, 15, &body).errno(), EINVAL);
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]

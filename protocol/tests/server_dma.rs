@@ -4,8 +4,9 @@
 
 mod peers;
 
+use harness::raw_peer::Received;
 use peers::device::{DMA_DOORBELL, DMA_SOURCE, Log, serve};
-use peers::{COMMAND, ERROR, NO_REPLY, REPLY, RawPeer, Received, message, sized, version_body};
+use peers::{COMMAND, ERROR, NO_REPLY, REPLY, RawPeer, message, sized, version_body};
 use protocol::messages::TwinSocket;
 use protocol::server::{CloseReason, ServerConfig};
 use protocol::transport::RecvError;
@@ -60,7 +61,7 @@ fn dma_messages_copy_and_the_write_is_answered_last() {
     assert_eq!(write.body[16..], [1, 2, 3]);
     peer.answer(&write, &write.body[..16]);
     expect_done(&peer);
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn requests_before_the_answer_are_set_aside_and_keep_their_order() {
     let read = peer.recv();
     assert_eq!((read.id, read.body[16]), (21, 7));
     assert_eq!((peer.recv().id, peer.recv().id), (22, 23));
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn refused_dma_is_the_errno_and_the_connection_lives() {
         peer.send(&sized(read.id, DMA_READ, 24, REPLY | ERROR, errno, &[0; 8]));
         let reply = peer.recv();
         assert_eq!((reply.id, reply.errno()), (9, told));
-        peer.expect_alive();
+        peer.is_in_step();
     }
 }
 
@@ -152,7 +153,7 @@ fn answer_that_makes_no_sense_closes() {
         let (peer, server) = copying(4, "{}");
         let read = expect(&peer, DMA_READ, DMA_SOURCE, 4);
         peer.send(&mangle(&read));
-        peer.expect_close();
+        peer.is_closed();
         let closed = server.join().unwrap().closed;
         assert!(matches!(closed, Some(CloseReason::DmaReply { .. })));
     }
@@ -162,7 +163,7 @@ fn answer_that_makes_no_sense_closes() {
 fn client_that_does_not_answer_is_closed_at_the_deadline() {
     let (peer, server) = copying(4, "{}");
     expect(&peer, DMA_READ, DMA_SOURCE, 4);
-    peer.expect_close();
+    peer.is_closed();
     let closed = server.join().unwrap().closed;
     assert_eq!(closed, Some(CloseReason::Receive(RecvError::Deadline)));
 }
@@ -187,9 +188,7 @@ fn twin_carries_dma_messages_and_nothing_else() {
     config.capabilities.twin_socket = TwinSocket::Supported;
     let server = serve(socket, config);
     let mut reply = peer.ask(0, 1, &version_body(0, 1, json));
-    let twin = RawPeer {
-        stream: UnixStream::from(reply.fds.remove(0)),
-    };
+    let twin = RawPeer::over(UnixStream::from(reply.fds.remove(0)));
     let copy = message(9, 10, COMMAND, &bytes![DMA_DOORBELL, 0u32, 4u32, 2u32]);
     peer.send(&copy);
     let read = expect(&twin, DMA_READ, DMA_SOURCE, 2);
@@ -200,7 +199,7 @@ fn twin_carries_dma_messages_and_nothing_else() {
     peer.send(&copy);
     expect(&twin, DMA_READ, DMA_SOURCE, 2);
     twin.send(&message(1, 9, COMMAND, &[0; 16]));
-    peer.expect_close();
+    peer.is_closed();
     let closed = server.join().unwrap().closed;
     assert!(matches!(closed, Some(CloseReason::DmaReply { .. })));
 }

@@ -39,7 +39,7 @@ fn v01_other_command_first_is_einval_and_closes() {
     for command in [0, 2, 4, 9, 13, 99] {
         let (peer, server) = unnegotiated();
         assert_eq!(peer.ask(1, command, &[0; 32]).errno(), EINVAL);
-        peer.expect_close();
+        peer.is_closed();
         let closed = server.join().unwrap().closed;
         assert!(matches!(closed, Some(CloseReason::Refused(_))));
     }
@@ -61,7 +61,7 @@ fn v02_v03_v04_v06_v07_versions_that_are_agreed_to() {
         let reply = peer.ask(4, 1, &body);
         assert_eq!(reply.errno(), 0);
         assert_eq!(reply.body[..4], bytes![0u16, minor][..]);
-        peer.expect_alive();
+        peer.is_in_step();
     }
 }
 
@@ -90,7 +90,7 @@ fn v05_v08_v10_v11_v13_v32_bad_version_is_einval_and_closes() {
     for body in cases {
         let (peer, server) = unnegotiated();
         assert_eq!(peer.ask(1, 1, &body).errno(), EINVAL);
-        peer.expect_close();
+        peer.is_closed();
         assert!(server.join().unwrap().closed.is_some());
     }
 }
@@ -105,7 +105,7 @@ fn v34_f01_f05_descriptors_that_nobody_asked_for_are_closed() {
     assert_eq!(peer.ask_with_fds(1, 4, &info, &[probe.fd()]).errno(), 0);
     assert_eq!(peer.ask_with_fds(2, 13, &[], &[probe.fd(); 16]).errno(), 0);
     probe.expect_closed();
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn v35_v36_version_without_an_answer_closes() {
     for flags in [NO_REPLY, REPLY] {
         let (peer, _server) = unnegotiated();
         peer.send(&message(1, 1, flags, &version_body(0, 0, "{}")));
-        peer.expect_close();
+        peer.is_closed();
     }
 }
 
@@ -122,7 +122,7 @@ fn v37_second_version_is_einval_and_the_session_lives() {
     let (peer, _server) = negotiated();
     let again = version_body(0, 0, r#"{"capabilities":{"max_msg_fds":0}}"#);
     assert_eq!(peer.ask(1, 1, &again).errno(), EINVAL);
-    peer.expect_alive();
+    peer.is_in_step();
     let region = bytes![4096u32, 0u32, 0u32, 0u32, 0u64, 0u64];
     assert_eq!(peer.ask(2, 5, &region).fds.len(), 1);
 }
@@ -141,7 +141,7 @@ fn v38_requests_right_behind_version_are_answered() {
 #[test]
 fn v39_silent_client_is_closed_at_the_negotiation_deadline() {
     let (peer, server) = unnegotiated();
-    peer.expect_close();
+    peer.is_closed();
     let closed = server.join().unwrap().closed;
     assert_eq!(closed, Some(CloseReason::Receive(RecvError::Deadline)));
 }
@@ -195,7 +195,7 @@ fn f03_q29_more_descriptors_than_announced_are_einval_and_closed() {
         assert_eq!(peer.ask_with_fds(1, 4, &info, &fds).errno(), EINVAL);
     }
     probe.expect_closed();
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn f04_f06_f07_descriptors_of_refused_requests_are_closed() {
     assert_eq!(peer.ask_with_fds(2, 2, &[0; 31], &fds).errno(), EINVAL);
     assert_eq!(peer.ask_with_fds(3, 99, &[0; 31], &fds).errno(), EINVAL);
     probe.expect_closed();
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn f08_set_irqs_with_descriptors_on_its_body_is_einval() {
     let errno = peer.recv().errno();
     assert!(errno == EINVAL || errno == 0);
     probe.expect_closed();
-    peer.expect_alive();
+    peer.is_in_step();
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! vfio-user sockets behind which there is no device server.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::peer::Peer;
+use harness::raw_peer::RawPeer;
 use harness::refusal::{self, Refusal};
 use harness::scratch::Scratch;
 
@@ -50,7 +50,10 @@ fn server_that_speaks_something_else_is_refused() -> Result<()> {
     let scratch = Scratch::new()?;
     let socket = scratch.file("http.sock");
     let answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
-    let server = Peer::listen(&socket, |mut client| client.write_all(answer))?;
+    let server = RawPeer::listen(&socket, |client| {
+        client.send(answer);
+        Ok(())
+    })?;
     vmm_with_socket(&socket)?.names(&["net"])?.within(AT_ONCE)?;
     server.result()
 }
@@ -60,7 +63,9 @@ fn server_that_speaks_something_else_is_refused() -> Result<()> {
 fn server_that_says_nothing_is_refused_at_the_deadline() -> Result<()> {
     let scratch = Scratch::new()?;
     let socket = scratch.file("silent.sock");
-    let server = Peer::listen(&socket, |mut client| client.read_to_end(&mut Vec::new()))?;
+    let server = RawPeer::listen(&socket, |client| {
+        Ok((&client.stream).read_to_end(&mut Vec::new())?)
+    })?;
     vmm_with_socket(&socket)?
         .names(&["net"])?
         .within(ACCESS_DEADLINE)?;

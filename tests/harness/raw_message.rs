@@ -9,7 +9,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -32,29 +33,57 @@ pub struct RawMessage {
 
 impl RawMessage {
     /// Receives one. Descriptors come with its first byte.
-    pub fn receive(mut from: &UnixStream) -> Result<Self> {
+    pub fn receive(from: &UnixStream) -> Result<Self> {
+        Self::try_receive(from)?.context("the peer closed")
+    }
+
+    /// The same, or nothing if the peer has closed.
+    pub fn try_receive(mut from: &UnixStream) -> Result<Option<Self>> {
+        let Some(mut message) = Self::try_receive_header(from)? else {
+            return Ok(None);
+        };
+        message.bytes.resize(message.size()?, 0);
+        from.read_exact(&mut message.bytes[HEADER_BYTES..])
+            .context("the body")?;
+        Ok(Some(message))
+    }
+
+    /// The header of the next one with its descriptors, or nothing if the peer has closed. The body is still to be read.
+    pub fn try_receive_header(mut from: &UnixStream) -> Result<Option<Self>> {
         let mut bytes = vec![0; HEADER_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut bytes)];
-        let count = recvmsg(from, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received =
+            rustix::io::retry_on_intr(|| recvmsg(from, &mut slices, &mut control, flags));
+        let count = match received {
+            Ok(message) => message.bytes,
+            Err(Errno::CONNRESET) => 0,
+            Err(errno) => return Err(errno).context("waited for a message"),
+        };
         let mut fds = Vec::new();
         for received in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = received {
                 fds.extend(rights);
             }
         }
-        anyhow::ensure!(count > 0, "the peer closed");
-        from.read_exact(&mut bytes[count..])?;
-        let mut message = Self { bytes, fds };
-        let size = usize::try_from(message.u32_at(4))?;
+        if count == 0 {
+            return Ok(None);
+        }
+        from.read_exact(&mut bytes[count..])
+            .context("the rest of a header")?;
+        Ok(Some(Self { bytes, fds }))
+    }
+
+    /// What its size field says.
+    pub fn size(&self) -> Result<usize> {
+        let size = usize::try_from(self.u32_at(4))?;
         anyhow::ensure!(
             (HEADER_BYTES..=MAX_MESSAGE_BYTES).contains(&size),
             "a message of {size} bytes"
         );
-        message.bytes.resize(size, 0);
-        from.read_exact(&mut message.bytes[HEADER_BYTES..])?;
-        Ok(message)
+        Ok(size)
     }
 
     /// Sends it, whatever its bytes say.
@@ -70,6 +99,10 @@ impl RawMessage {
         let slices = [IoSlice::new(&self.bytes)];
         let sent = sendmsg(to, &slices, &mut control, SendFlags::NOSIGNAL)?;
         Ok(to.write_all(&self.bytes[sent..])?)
+    }
+
+    pub fn id(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[0], self.bytes[1]])
     }
 
     pub fn command(&self) -> u16 {

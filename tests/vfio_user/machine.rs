@@ -8,6 +8,7 @@ use harness::bending_relay::{self, Bend};
 use harness::deadline::{PROCESS, eventually};
 use harness::device_server::DeviceServer;
 use harness::process::Process;
+use harness::raw_peer::unharmed::Held;
 use harness::refusal::{self, Refusal};
 use harness::scratch::Scratch;
 use harness::{bare_guest, obedient_guest, programs};
@@ -69,9 +70,11 @@ impl Setup {
         let mut machine = Machine {
             process: Process::start("VMM", &mut command)?,
             answers: 0,
+            before: None,
             setup: self,
         };
         machine.place()?;
+        machine.note_what_is_held()?;
         Ok(machine)
     }
 }
@@ -80,6 +83,8 @@ impl Setup {
 pub(crate) struct Machine {
     process: Process,
     answers: usize,
+    /// With the device attached and its BARs where the tests look.
+    before: Option<Held>,
     setup: Setup,
 }
 
@@ -169,7 +174,19 @@ impl Machine {
         Ok(open)
     }
 
-    /// The device answers, and what was lost before is not missed.
+    /// What the VM's processes hold now is theirs; `is_unharmed` counts from here.
+    pub(crate) fn note_what_is_held(&mut self) -> Result<()> {
+        self.before = Some(Held::by(&self.process.family()?)?);
+        Ok(())
+    }
+
+    /// What follows every refusal: the device is in step or lost, no descriptor is left, memory is bounded, and the VM runs on.
+    fn is_unharmed(&self) -> Result<()> {
+        let before = self.before.as_ref().context("it is placed")?;
+        before.is_all().with_context(|| self.log())
+    }
+
+    /// The device answers, and what was lost before is not missed; the VM is unharmed.
     pub(crate) fn is_in_step(&mut self) -> Result<()> {
         for value in [0x1234_5678, 0x9abc_def0] {
             self.set_register(SCRATCH, value)?;
@@ -178,10 +195,10 @@ impl Machine {
         }
         let id = self.register(ID)?;
         ensure!(id == BLKT, "ID reads {id:#x}: {}", self.log());
-        Ok(())
+        self.is_unharmed()
     }
 
-    /// The device is gone for the guest, which runs on; one line says so.
+    /// The device is gone for the guest, which runs on; one line says so, and the VM is unharmed.
     pub(crate) fn has_lost_the_device(&mut self) -> Result<()> {
         for _ in 0..3 {
             let id = self.register(ID)?;
@@ -196,7 +213,7 @@ impl Machine {
             "{lines} lines say that it is lost:\n{}",
             self.log()
         );
-        Ok(())
+        self.is_unharmed()
     }
 
     /// Ends the VM and gives the device to the next one.

@@ -13,29 +13,29 @@ const READ_WRITE: u32 = 3;
 /// A request without a descriptor is answered with this errno, and nothing is mapped by it.
 fn refused(body: &[u8], errno: Errno) {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     peer.request(MAP, body).failed(errno);
     peer.request(3, &bytes::dma_unmap(24, 2, 0, 0)).succeeded();
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 /// A request for one page at 0x1000 with this descriptor is answered with this errno, and the descriptor closed.
 fn refused_with(fd: impl AsFd, flags: u32, offset: u64, errno: Errno) {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let before = server.fds();
     let body = bytes::dma_map(32, flags, offset, 0x1000, 0x1000);
     peer.request_with(MAP, &body, &[fd.as_fd()]).failed(errno);
     assert_eq!(server.fds(), before);
     assert_eq!(server.mappings_of("bulkhead-client-memory"), 0);
     peer.unmap(0x1000, 0x1000).failed(Errno::NOENT);
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn m01_memory_is_mapped_and_its_descriptor_closed() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let before = server.fds();
     peer.map(0x10_0000, 0x4000, &descriptors::memory(0x4000))
         .succeeded();
@@ -46,7 +46,7 @@ fn m01_memory_is_mapped_and_its_descriptor_closed() {
 #[test]
 fn m02_map_without_descriptor_is_accepted() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     peer.request(MAP, &bytes::dma_map(32, 1, 0, 0x1000, 0x1000))
         .succeeded();
     peer.unmap(0x1000, 0x1000).succeeded();
@@ -63,7 +63,7 @@ fn m03_m04_m05_argsz_and_payload() {
         Errno::INVAL,
     );
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     peer.request(MAP, &bytes::dma_map(4096, READ_WRITE, 0, 0x1000, 0x1000))
         .succeeded();
 }
@@ -119,7 +119,7 @@ fn m14_offset_that_overflows_is_refused() {
 #[test]
 fn m15_offset_without_descriptor_is_ignored() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     peer.request(MAP, &bytes::dma_map(32, 3, 0x5000, 0x1000, 0x1000))
         .succeeded();
     peer.unmap(0x1000, 0x1000).succeeded();
@@ -130,10 +130,10 @@ fn m41_map_whose_reply_cannot_be_sent_is_undone() {
     let server = Server::start();
     let idle = server.fds();
     for _ in 0..20 {
-        let mut peer = Peer::negotiated(&server);
+        let peer = Peer::negotiated(&server);
         let body = bytes::dma_map(32, 3, 0, 0x1000, 0x1000);
         let memory = descriptors::memory(0x1000);
-        peer.send_with(&bytes::message(1, MAP, 0, &body), &[memory.as_fd()]);
+        peer.send_with_fds(&bytes::message(1, MAP, 0, &body), &[memory.as_fd()]);
     }
     Peer::negotiated(&server).is_in_step();
     server.settles_at_fds(idle);
@@ -143,7 +143,7 @@ fn m41_map_whose_reply_cannot_be_sent_is_undone() {
 #[test]
 fn m16_m17_m18_overlaps_are_refused_and_neighbours_accepted() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let memory = descriptors::memory(0x10000);
     peer.map(0x4000, 0x4000, &memory).succeeded();
     let before = server.fds();
@@ -159,6 +159,7 @@ fn m16_m17_m18_overlaps_are_refused_and_neighbours_accepted() {
     assert_eq!(server.fds(), before);
     peer.map(0x3000, 0x1000, &memory).succeeded();
     peer.map(0x8000, 0x1000, &memory).succeeded();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn m19_to_m23_flags() {
         refused(&bytes::dma_map(32, flags, 0, 0x1000, 0x1000), Errno::INVAL);
     }
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     peer.request(MAP, &bytes::dma_map(32, 2, 0, 0x1000, 0x1000))
         .succeeded();
 }
@@ -175,19 +176,20 @@ fn m19_to_m23_flags() {
 #[test]
 fn m24_two_descriptors_are_refused_and_closed() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let before = server.fds();
     let memory = descriptors::memory(0x1000);
     let body = bytes::dma_map(32, READ_WRITE, 0, 0x1000, 0x1000);
     peer.request_with(MAP, &body, &[memory.as_fd(), memory.as_fd()])
         .failed(Errno::INVAL);
     assert_eq!(server.fds(), before);
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn m25_m33_m34_f14_descriptors_that_are_no_memory_are_refused() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let before = server.fds();
     let body = bytes::dma_map(32, READ_WRITE, 0, 0x1000, 0x1000);
     for (kind, fd) in descriptors::strange() {
@@ -201,7 +203,7 @@ fn m25_m33_m34_f14_descriptors_that_are_no_memory_are_refused() {
     }
     peer.request_with(MAP, &body, &[descriptors::eventfd().as_fd()])
         .failed(Errno::INVAL);
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
@@ -220,7 +222,7 @@ fn m26_m27_access_mode_of_the_descriptor_is_obeyed() {
         Errno::ACCESS,
     );
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let read_only = descriptors::reopened(&memory, OFlags::RDONLY);
     peer.request_with(
         MAP,
@@ -284,7 +286,7 @@ fn m32_memory_sealed_against_writing_is_refused_for_writing() {
 #[test]
 fn m36_m37_more_maps_than_announced_are_refused_and_lookups_stay_quick() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     for page in 0..65535u64 {
         let body = bytes::dma_map(32, 3, 0, page * 0x2000, 0x1000);
         peer.send(&bytes::message(1, MAP, bytes::NO_REPLY, &body));
@@ -299,7 +301,7 @@ fn m36_m37_more_maps_than_announced_are_refused_and_lookups_stay_quick() {
 #[test]
 fn m38_map_and_unmap_in_a_loop_leaves_nothing() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let before = server.fds();
     for _ in 0..2000 {
         peer.map(0x1000, 0x4000, &descriptors::memory(0x4000))
@@ -313,7 +315,7 @@ fn m38_map_and_unmap_in_a_loop_leaves_nothing() {
 #[test]
 fn m39_more_than_the_address_space_is_refused() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     // 8 TiB each, sparse: the address space of a process has 128 TiB.
     let memory = descriptors::memory(1 << 43);
     let refused = (0..17u64).find_map(|number| {
@@ -321,13 +323,13 @@ fn m39_more_than_the_address_space_is_refused() {
         (reply.error != 0).then_some(reply)
     });
     refused.expect("one does not fit").failed(Errno::NOMEM);
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn m43_m44_device_reaches_what_is_mapped_and_nothing_else() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let memory = descriptors::memory(0x4000);
     rustix::io::pwrite(&memory, b"pattern", 0xffc).expect("fill");
     peer.request_with(
@@ -349,29 +351,29 @@ fn m43_m44_device_reaches_what_is_mapped_and_nothing_else() {
     )
     .succeeded();
     peer.region_write(7, 4, &[4]).succeeded();
-    assert_eq!(dma_copy(&mut peer, 0x1ffc, 0x1000, 7), 1, "across two maps");
+    assert_eq!(dma_copy(&peer, 0x1ffc, 0x1000, 7), 1, "across two maps");
     let mut copied = [0; 7];
     rustix::io::pread(&memory, &mut copied, 0).expect("look");
     assert_eq!(&copied, b"pattern");
     assert_eq!(
-        dma_copy(&mut peer, 0x1000, 0x3000, 7),
+        dma_copy(&peer, 0x1000, 0x3000, 7),
         2 | 1 << 16,
         "EPERM: mapped read-only"
     );
     assert_eq!(
-        dma_copy(&mut peer, 0x1000, 0x9000, 7),
+        dma_copy(&peer, 0x1000, 0x9000, 7),
         2 | 14 << 16,
         "EFAULT: not mapped"
     );
     assert_eq!(
-        dma_copy(&mut peer, 0x3ffc, 0x1000, 7),
+        dma_copy(&peer, 0x3ffc, 0x1000, 7),
         2 | 14 << 16,
         "EFAULT: past the end"
     );
 }
 
 /// Runs the device's copy engine; gives its status register.
-pub(crate) fn dma_copy(peer: &mut Peer, source: u64, destination: u64, len: u32) -> u32 {
+pub(crate) fn dma_copy(peer: &Peer, source: u64, destination: u64, len: u32) -> u32 {
     let mut job = source.to_le_bytes().to_vec();
     job.extend_from_slice(&destination.to_le_bytes());
     job.extend_from_slice(&len.to_le_bytes());

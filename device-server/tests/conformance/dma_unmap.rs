@@ -9,7 +9,7 @@ const UNMAP: u16 = 3;
 
 /// A client with 0x1000..0x3000 and 0x3000..0x4000 mapped.
 fn mapped(server: &Server) -> Peer {
-    let mut peer = Peer::negotiated(server);
+    let peer = Peer::negotiated(server);
     peer.map(0x1000, 0x2000, &descriptors::memory(0x2000))
         .succeeded();
     peer.map(0x3000, 0x1000, &descriptors::memory(0x1000))
@@ -20,17 +20,18 @@ fn mapped(server: &Server) -> Peer {
 /// The request is answered with this errno, and both maps are still there.
 fn refused(body: &[u8], errno: Errno) {
     let server = Server::start();
-    let mut peer = mapped(&server);
+    let peer = mapped(&server);
     peer.request(UNMAP, body).failed(errno);
     assert_eq!(server.mappings_of("bulkhead-client-memory"), 2);
     peer.unmap(0x1000, 0x2000).succeeded();
     peer.unmap(0x3000, 0x1000).succeeded();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn u01_u17_u19_exact_unmap_echoes_and_frees_the_range() {
     let server = Server::start();
-    let mut peer = mapped(&server);
+    let peer = mapped(&server);
     let body = bytes::dma_unmap(24, 0, 0x1000, 0x2000);
     assert_eq!(peer.request(UNMAP, &body).succeeded().body, body);
     assert_eq!(server.mappings_of("bulkhead-client-memory"), 1);
@@ -50,7 +51,7 @@ fn u02_u03_short_payload_and_argsz() {
 #[test]
 fn u04_large_argsz_is_accepted() {
     let server = Server::start();
-    let mut peer = mapped(&server);
+    let peer = mapped(&server);
     peer.request(UNMAP, &bytes::dma_unmap(2 << 20, 0, 0x1000, 0x2000))
         .succeeded();
 }
@@ -71,7 +72,7 @@ fn u05_to_u08_anything_but_an_exact_range_is_refused() {
 #[test]
 fn u09_u11_unmap_all() {
     let server = Server::start();
-    let mut peer = mapped(&server);
+    let peer = mapped(&server);
     let body = bytes::dma_unmap(24, 2, 0, 0);
     assert_eq!(peer.request(UNMAP, &body).succeeded().body, body);
     assert_eq!(server.mappings_of("bulkhead-client-memory"), 0);
@@ -94,7 +95,7 @@ fn u10_u12_u13_u14_u15_other_flags_are_refused() {
 #[test]
 fn u20_unmap_without_reply_is_executed() {
     let server = Server::start();
-    let mut peer = mapped(&server);
+    let peer = mapped(&server);
     let body = bytes::dma_unmap(24, 0, 0x1000, 0x2000);
     peer.send(&bytes::message(1, UNMAP, bytes::NO_REPLY, &body));
     peer.is_in_step();
@@ -104,9 +105,9 @@ fn u20_unmap_without_reply_is_executed() {
 #[test]
 fn m40_unmapped_memory_is_out_of_the_devices_reach() {
     let server = Server::start();
-    let mut peer = mapped(&server);
+    let peer = mapped(&server);
     peer.region_write(7, 4, &[4]).succeeded();
-    assert_eq!(dma_copy(&mut peer, 0x1000, 0x3000, 16), 1);
+    assert_eq!(dma_copy(&peer, 0x1000, 0x3000, 16), 1);
     peer.unmap(0x1000, 0x2000).succeeded();
-    assert_eq!(dma_copy(&mut peer, 0x1000, 0x3000, 16), 2 | 14 << 16);
+    assert_eq!(dma_copy(&peer, 0x1000, 0x3000, 16), 2 | 14 << 16);
 }

@@ -19,7 +19,7 @@ fn negotiated() -> (Server, Peer) {
 
 #[test]
 fn i01_i02_i03_device_info() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     for request in [[16, 0, 0, 0], [32, 0, 0, 0], [16, 0xff, 0xff, 0xff]] {
         let reply = peer.request(4, &bytes::words(&request));
         assert_eq!(reply.succeeded().body, bytes::words(&[16, 3, 9, 5]));
@@ -30,11 +30,12 @@ fn i01_i02_i03_device_info() {
         .failed(Errno::INVAL);
     peer.request(4, &bytes::words(&[16, 0]))
         .failed(Errno::INVAL);
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn i04_i05_region_info_that_is_short_or_past_the_last_region() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     peer.request(REGION_INFO, &bytes::words(&[32, 0]))
         .failed(Errno::INVAL);
     peer.request(REGION_INFO, &bytes::region_info(8, 0))
@@ -43,11 +44,12 @@ fn i04_i05_region_info_that_is_short_or_past_the_last_region() {
         peer.request(REGION_INFO, &bytes::region_info(32, index))
             .failed(Errno::INVAL);
     }
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn i06_i11_regions_without_areas() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let config = peer.request(REGION_INFO, &bytes::region_info(40, 7));
     assert_eq!(
         config.succeeded().body,
@@ -63,7 +65,7 @@ fn i06_i11_regions_without_areas() {
 
 #[test]
 fn i07_i09_without_room_for_all_areas_there_is_none_and_no_descriptor() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     for argsz in [32, FULL_BYTES - 1] {
         let reply = peer.request(REGION_INFO, &bytes::region_info(argsz, 0));
         assert_eq!(
@@ -76,7 +78,7 @@ fn i07_i09_without_room_for_all_areas_there_is_none_and_no_descriptor() {
 
 #[test]
 fn i08_i10_with_room_there_are_areas_and_one_descriptor() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     for argsz in [FULL_BYTES, u32::MAX] {
         let reply = peer.request(REGION_INFO, &bytes::region_info(argsz, 0));
         let head = [FULL_BYTES, 15, 0, 32, 2 << 20, 0, 0, 0];
@@ -92,7 +94,7 @@ fn i08_i10_with_room_there_are_areas_and_one_descriptor() {
 
 #[test]
 fn i12_ten_thousand_queries_leave_no_descriptor() {
-    let (server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     let before = server.fds();
     for _ in 0..10_000 {
         peer.request(REGION_INFO, &bytes::region_info(4096, 0))
@@ -103,7 +105,7 @@ fn i12_ten_thousand_queries_leave_no_descriptor() {
 
 #[test]
 fn i13_region_memory_cannot_be_resized_by_the_client() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let reply = peer.request(REGION_INFO, &bytes::region_info(4096, 0));
     let seals = rustix::fs::fcntl_get_seals(&reply.fds[0]).expect("a memfd");
     assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
@@ -114,7 +116,7 @@ fn i13_region_memory_cannot_be_resized_by_the_client() {
 fn i14_client_that_takes_no_descriptors_gets_none() {
     let server = Server::start();
     let json = r#"{"capabilities":{"max_msg_fds":0,"twin_socket":{"supported":true}}}"#;
-    let mut peer = Peer::connect(&server);
+    let peer = Peer::connect(&server);
     assert!(
         peer.request(1, &bytes::version(0, 1, json))
             .succeeded()
@@ -127,7 +129,7 @@ fn i14_client_that_takes_no_descriptors_gets_none() {
 
 #[test]
 fn i15_i16_i17_irq_info() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     peer.request(IRQ_INFO, &bytes::words(&[16, 0]))
         .failed(Errno::INVAL);
     peer.request(IRQ_INFO, &bytes::words(&[8, 0, 0, 0]))
@@ -143,11 +145,12 @@ fn i15_i16_i17_irq_info() {
             bytes::words(&[16, flags, index, count])
         );
     }
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn i18_i19_i20_i21_region_io_fds() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     for request in [
         [16, 1, 0, 0],
         [16, 0, 0, 1],
@@ -164,11 +167,12 @@ fn i18_i19_i20_i21_region_io_fds() {
     let reply = peer.request(IO_FDS, &bytes::words(&[64, 0, 0, 0]));
     assert_eq!(reply.succeeded().body, bytes::words(&[16, 0, 0, 0]));
     assert!(reply.fds.is_empty());
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn i22_i23_descriptor_of_the_doorbells_comes_once_and_when_there_is_room() {
-    let (server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     let idle = server.fds();
     let reply = peer.request(IO_FDS, &bytes::words(&[16, 0, 2, 0]));
     assert_eq!(reply.succeeded().body, bytes::words(&[96, 0, 2, 2]));
@@ -200,17 +204,17 @@ fn i22_i23_descriptor_of_the_doorbells_comes_once_and_when_there_is_room() {
 
 #[test]
 fn i23_doorbell_is_never_the_one_of_the_last_client() {
-    let (server, mut first) = negotiated();
+    let (server, first) = negotiated();
     let reply = first.request(IO_FDS, &bytes::words(&[96, 0, 2, 0]));
     drop(first);
-    let mut second = Peer::negotiated(&server);
+    let second = Peer::negotiated(&server);
     rustix::io::write(&reply.fds[0], &5u64.to_ne_bytes()).expect("ring");
     assert_eq!(second.read_u32(2, 0x4c), 0);
 }
 
 #[test]
 fn i22_doorbell_whose_count_the_client_fills_and_blocks_holds_up_nobody() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let reply = peer.request(IO_FDS, &bytes::words(&[96, 0, 2, 0]));
     let eventfd = &reply.fds[0];
     rustix::fs::fcntl_setfl(eventfd, rustix::fs::OFlags::empty()).expect("F_SETFL");
@@ -224,12 +228,12 @@ fn i22_doorbell_whose_count_the_client_fills_and_blocks_holds_up_nobody() {
 
 #[test]
 fn g01_g02_g07_device_feature_without_migration() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     peer.request(16, &bytes::words(&[16])).failed(Errno::INVAL);
     // GET of MIGRATION, with room for its answer.
     peer.request(16, &bytes::words(&[16, 1 | 1 << 16]))
         .failed(Errno::NOTSUP);
     peer.request(17, &bytes::words(&[4096, 8]))
         .failed(Errno::NOTSUP);
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }

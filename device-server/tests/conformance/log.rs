@@ -27,7 +27,7 @@ fn lines(log: &OwnedFd) -> Vec<serde_json::Value> {
 fn refusals_are_logged_once_per_kind_with_command_field_and_value() {
     let log = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
     let server = Server::start_logged(&log);
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     for _ in 0..1000 {
         peer.region_read(2, 5000, 4).failed(Errno::INVAL);
         peer.unmap(0x7000, 0x1000).failed(Errno::NOENT);

@@ -1,8 +1,8 @@
 //! conformance.md part A against the real binary: what a hostile or odd client can send, one test per row.
 //!
 //! A test is named after its row. Each starts a server of its own with the test device, speaks bytes to it over a real
-//! socket, and in the end shows that the connection is in step or closed, that the server holds no descriptor more
-//! than before, and that it serves the next client.
+//! socket (`harness::raw_peer`). What is refused ends with `Server::is_unharmed_by`: the connection is in step or closed, no
+//! descriptor is left, memory is bounded, the next client is served.
 
 #![expect(
     clippy::expect_used,

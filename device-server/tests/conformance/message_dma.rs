@@ -12,7 +12,7 @@ const REGISTERS: u32 = 2;
 
 /// A client with a page of memory at 0x1000 that only messages reach.
 fn negotiated(server: &Server, json: &str) -> Peer {
-    let mut peer = Peer::negotiated_with(server, json);
+    let peer = Peer::negotiated_with(server, json);
     peer.request(2, &bytes::dma_map(32, 3, 0, 0x1000, 0x1000))
         .succeeded();
     peer.region_write(7, 4, &[4]).succeeded();
@@ -20,7 +20,7 @@ fn negotiated(server: &Server, json: &str) -> Peer {
 }
 
 /// Sends the register write that starts a copy, without waiting for its reply.
-fn start_copy(peer: &mut Peer, len: u32) -> u16 {
+fn start_copy(peer: &Peer, len: u32) -> u16 {
     let mut job = 0x1000u64.to_le_bytes().to_vec();
     job.extend_from_slice(&0x1800u64.to_le_bytes());
     job.extend_from_slice(&len.to_le_bytes());
@@ -35,16 +35,16 @@ fn start_copy(peer: &mut Peer, len: u32) -> u16 {
     id
 }
 
-fn answer(peer: &mut Peer, request: &Reply, body: &[u8]) {
+fn answer(peer: &Peer, request: &Reply, body: &[u8]) {
     peer.send(&bytes::message(request.id, request.command, 1, body));
 }
 
 /// Plays the client's part of a copy of `data`; returns what was written, and by how many messages.
-fn serve_copy(peer: &mut Peer, write_id: u16, data: &[u8]) -> (Vec<u8>, usize) {
+fn serve_copy(peer: &Peer, write_id: u16, data: &[u8]) -> (Vec<u8>, usize) {
     let mut written = vec![0; data.len()];
     let mut messages = 0;
     loop {
-        let message = peer.receive();
+        let message = peer.recv();
         if message.flags & 0xf == 1 {
             assert_eq!(message.succeeded().id, write_id);
             return (written, messages);
@@ -70,9 +70,9 @@ fn serve_copy(peer: &mut Peer, write_id: u16, data: &[u8]) -> (Vec<u8>, usize) {
 #[test]
 fn memory_without_descriptor_is_reached_by_messages() {
     let server = Server::start();
-    let mut peer = negotiated(&server, "{}");
-    let id = start_copy(&mut peer, 100);
-    let (written, messages) = serve_copy(&mut peer, id, &[0x42; 100]);
+    let peer = negotiated(&server, "{}");
+    let id = start_copy(&peer, 100);
+    let (written, messages) = serve_copy(&peer, id, &[0x42; 100]);
     assert_eq!((written, messages), (vec![0x42; 100], 2));
     assert_eq!(peer.read_u32(REGISTERS, 0x38), 1);
 }
@@ -80,18 +80,18 @@ fn memory_without_descriptor_is_reached_by_messages() {
 #[test]
 fn v25_messages_are_as_small_as_the_client_asks() {
     let server = Server::start();
-    let mut peer = negotiated(&server, r#"{"capabilities":{"max_data_xfer_size":16}}"#);
-    let id = start_copy(&mut peer, 64);
-    let (written, messages) = serve_copy(&mut peer, id, &[7; 64]);
+    let peer = negotiated(&server, r#"{"capabilities":{"max_data_xfer_size":16}}"#);
+    let id = start_copy(&peer, 64);
+    let (written, messages) = serve_copy(&peer, id, &[7; 64]);
     assert_eq!((written, messages), (vec![7; 64], 8));
 }
 
 #[test]
 fn requests_that_come_before_the_answer_are_served_after_it() {
     let server = Server::start();
-    let mut peer = negotiated(&server, "{}");
-    let id = start_copy(&mut peer, 8);
-    let dma_read = peer.receive();
+    let peer = negotiated(&server, "{}");
+    let id = start_copy(&peer, 8);
+    let dma_read = peer.recv();
     assert_eq!(dma_read.command, DMA_READ);
     let read_id = peer.id();
     peer.send(&bytes::message(
@@ -100,10 +100,10 @@ fn requests_that_come_before_the_answer_are_served_after_it() {
         0,
         &bytes::access(REGISTERS, 0x38, 4, &[]),
     ));
-    answer(&mut peer, &dma_read, &bytes::dma_head(0x1000, 8, &[1; 8]));
-    let (written, _) = serve_copy(&mut peer, id, &[1; 8]);
+    answer(&peer, &dma_read, &bytes::dma_head(0x1000, 8, &[1; 8]));
+    let (written, _) = serve_copy(&peer, id, &[1; 8]);
     assert_eq!(written, [1; 8]);
-    let status = peer.receive();
+    let status = peer.recv();
     assert_eq!(
         (status.id, bytes::u32_at(&status.succeeded().body, 16)),
         (read_id, 1)
@@ -113,45 +113,45 @@ fn requests_that_come_before_the_answer_are_served_after_it() {
 #[test]
 fn f02_descriptors_of_requests_that_are_set_aside_are_bounded() {
     let server = Server::start();
-    let mut peer = negotiated(&server, "{}");
+    let peer = negotiated(&server, "{}");
     let idle = server.fds();
-    let id = start_copy(&mut peer, 8);
-    let dma_read = peer.receive();
+    let id = start_copy(&peer, 8);
+    let dma_read = peer.recv();
     let memory = descriptors::memory(0x1000);
     let info = bytes::words(&[16, 0, 0, 0]);
     let flood = 20;
     for number in 0..flood {
         let request = bytes::message(1000 + number, 4, 0, &info);
-        peer.send_with(&request, &[memory.as_fd(); 253]);
+        peer.send_with_fds(&request, &[memory.as_fd(); 253]);
     }
     // 17 of each: one more than is taken.
     server.settles_at_fds(idle + 17 * usize::from(flood));
-    answer(&mut peer, &dma_read, &bytes::dma_head(0x1000, 8, &[1; 8]));
-    serve_copy(&mut peer, id, &[1; 8]);
+    answer(&peer, &dma_read, &bytes::dma_head(0x1000, 8, &[1; 8]));
+    serve_copy(&peer, id, &[1; 8]);
     for _ in 0..flood {
-        peer.receive().failed(Errno::INVAL);
+        peer.recv().failed(Errno::INVAL);
     }
     assert_eq!(server.fds(), idle);
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn refusal_of_the_client_is_the_devices_error() {
     let server = Server::start();
-    let mut peer = negotiated(&server, "{}");
-    let id = start_copy(&mut peer, 8);
-    let dma_read = peer.receive();
+    let peer = negotiated(&server, "{}");
+    let id = start_copy(&peer, 8);
+    let dma_read = peer.recv();
     let mut refusal = bytes::message(dma_read.id, DMA_READ, 0x21, &[]);
     refusal[12..16].copy_from_slice(&14u32.to_ne_bytes());
     peer.send(&refusal);
-    assert_eq!(peer.receive().succeeded().id, id);
+    assert_eq!(peer.recv().succeeded().id, id);
     assert_eq!(peer.read_u32(REGISTERS, 0x38) & 0xffff, 2);
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn answer_that_makes_no_sense_closes() {
     let server = Server::start();
-    let idle = server.fds();
     for wrong in [
         bytes::dma_head(0x2000, 8, &[0; 8]),
         bytes::dma_head(0x1000, 4, &[0; 4]),
@@ -159,76 +159,76 @@ fn answer_that_makes_no_sense_closes() {
         bytes::dma_head(0x1000, 8, &[0; 9]),
         Vec::new(),
     ] {
-        let mut peer = negotiated(&server, "{}");
-        start_copy(&mut peer, 8);
-        let dma_read = peer.receive();
-        answer(&mut peer, &dma_read, &wrong);
-        assert!(peer.try_receive().is_none());
+        let peer = negotiated(&server, "{}");
+        start_copy(&peer, 8);
+        let dma_read = peer.recv();
+        answer(&peer, &dma_read, &wrong);
+        assert!(peer.try_recv().is_none());
+        server.is_unharmed_by(peer);
     }
-    server.settles_at_fds(idle);
 }
 
 #[test]
 fn requests_without_end_before_the_answer_close() {
     let server = Server::start();
-    let mut peer = negotiated(&server, "{}");
-    start_copy(&mut peer, 8);
-    assert_eq!(peer.receive().command, DMA_READ);
+    let peer = negotiated(&server, "{}");
+    start_copy(&peer, 8);
+    assert_eq!(peer.recv().command, DMA_READ);
     for _ in 0..100 {
         let message = bytes::message(1, 10, 0, &bytes::access(0, 0, 4096, &[0; 4096]));
-        if std::io::Write::write_all(&mut peer.stream, &message).is_err() {
+        if std::io::Write::write_all(&mut &peer.stream, &message).is_err() {
             break;
         }
     }
-    assert!(peer.try_receive().is_none());
-    Peer::negotiated(&server).is_in_step();
+    assert!(peer.try_recv().is_none());
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn client_that_does_not_answer_is_closed_at_the_deadline() {
     let server = Server::start();
-    let mut peer = negotiated(&server, "{}");
+    let peer = negotiated(&server, "{}");
     let started = std::time::Instant::now();
-    start_copy(&mut peer, 8);
-    assert_eq!(peer.receive().command, DMA_READ);
-    assert!(peer.try_receive().is_none());
+    start_copy(&peer, 8);
+    assert_eq!(peer.recv().command, DMA_READ);
+    assert!(peer.try_recv().is_none());
     assert!(started.elapsed() < std::time::Duration::from_secs(7));
-    Peer::negotiated(&server).is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn message_dma_switch_uses_messages_for_memory_with_a_descriptor() {
     let server = Server::start_with(&["--message-dma"]);
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     assert_eq!(peer.read_u32(REGISTERS, 0x0c), 1);
     peer.map(0x1000, 0x1000, &descriptors::memory(0x1000))
         .succeeded();
     assert_eq!(server.mappings_of("bulkhead-client-memory"), 0);
     peer.region_write(7, 4, &[4]).succeeded();
-    let id = start_copy(&mut peer, 8);
-    assert_eq!(serve_copy(&mut peer, id, &[9; 8]).0, [9; 8]);
+    let id = start_copy(&peer, 8);
+    assert_eq!(serve_copy(&peer, id, &[9; 8]).0, [9; 8]);
 }
 
 #[test]
 fn twin_socket_carries_the_messages() {
     let server = Server::start();
-    let mut peer = Peer::connect(&server);
+    let peer = Peer::connect(&server);
     let json = r#"{"capabilities":{"max_msg_fds":1,"twin_socket":{"supported":true}}}"#;
     let mut reply = peer.request(1, &bytes::version(0, 1, json));
-    let mut twin = Peer::over(reply.fds.pop().expect("the twin").into());
+    let twin = Peer::over(reply.fds.pop().expect("the twin").into());
     peer.request(2, &bytes::dma_map(32, 3, 0, 0x1000, 0x1000))
         .succeeded();
     peer.region_write(7, 4, &[4]).succeeded();
-    let id = start_copy(&mut peer, 4);
-    let read = twin.receive();
+    let id = start_copy(&peer, 4);
+    let read = twin.recv();
     assert_eq!(read.command, DMA_READ);
-    answer(&mut twin, &read, &bytes::dma_head(0x1000, 4, &[1, 2, 3, 4]));
-    let write = twin.receive();
+    answer(&twin, &read, &bytes::dma_head(0x1000, 4, &[1, 2, 3, 4]));
+    let write = twin.recv();
     assert_eq!(
         (write.command, &write.body[16..]),
         (DMA_WRITE, &[1, 2, 3, 4][..])
     );
-    answer(&mut twin, &write, &bytes::dma_head(0x1800, 4, &[]));
-    assert_eq!(peer.receive().succeeded().id, id);
+    answer(&twin, &write, &bytes::dma_head(0x1800, 4, &[]));
+    assert_eq!(peer.recv().succeeded().id, id);
     peer.region_read(9, 0, 4).failed(Errno::INVAL);
 }

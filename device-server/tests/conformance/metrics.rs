@@ -57,7 +57,7 @@ fn session_is_counted_and_its_end_takes_back_what_it_had() {
         scrape(&path).contains("requests_total{device=\"net\",pci=\"-\",command=\"DMA_MAP\"} 0\n")
     );
 
-    let (mut peer, _event) = busy_client(&server);
+    let (peer, _event) = busy_client(&server);
     peer.region_read(2, 5000, 4).failed(Errno::INVAL);
     let text = scrape(&path);
     for (name, command, expected) in [

@@ -19,27 +19,29 @@ fn negotiated() -> (Server, Peer) {
 
 #[test]
 fn r01_r15_r16_r17_payloads_that_do_not_match_their_count() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     peer.request(READ, &[0; 15]).failed(Errno::INVAL);
     for (count, data) in [(4, 3), (4, 5), (0xffff_ffff, 4), (4, 0)] {
         let body = bytes::access(REGISTERS, 8, count, &vec![0x77; data]);
         peer.request(WRITE, &body).failed(Errno::INVAL);
     }
     assert_eq!(peer.read_u32(REGISTERS, 8), 0, "nothing was written");
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn r02_r03_regions_that_do_not_exist() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     for region in [3, 5, 6, 8, 9, u32::MAX] {
         peer.region_read(region, 0, 4).failed(Errno::INVAL);
         peer.region_write(region, 0, &[0; 4]).failed(Errno::INVAL);
     }
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn r04_to_r07_r22_accesses_past_the_end() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     for (offset, count) in [
         (4096, 1),
         (4094, 4),
@@ -53,12 +55,12 @@ fn r04_to_r07_r22_accesses_past_the_end() {
                 .failed(Errno::INVAL);
         }
     }
-    peer.is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn r08_r09_r10_count_0() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     for offset in [0, 4096] {
         let read = peer.region_read(REGISTERS, offset, 0);
         assert_eq!(
@@ -73,11 +75,12 @@ fn r08_r09_r10_count_0() {
     }
     peer.region_read(REGISTERS, 4097, 0).failed(Errno::INVAL);
     peer.region_write(REGISTERS, 4097, &[]).failed(Errno::INVAL);
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn r11_r26_largest_accesses_to_a_mapped_region_by_message() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let data: Vec<u8> = (0..1u32 << 20).map(|n| (n / 7) as u8).collect();
     peer.region_write(BAR0, 1 << 20, &data).succeeded();
     let read = peer.region_read(BAR0, 1 << 20, 1 << 20);
@@ -90,7 +93,7 @@ fn r11_r26_largest_accesses_to_a_mapped_region_by_message() {
 
 #[test]
 fn r12_r13_r14_counts_above_what_either_side_takes() {
-    let (server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     let before = server.peak_memory_kib();
     for count in [(1 << 20) + 1, u32::MAX] {
         peer.region_read(BAR0, 0, count).failed(Errno::INVAL);
@@ -100,22 +103,22 @@ fn r12_r13_r14_counts_above_what_either_side_takes() {
         "no buffer was made for it"
     );
     drop(peer);
-    let mut small =
-        Peer::negotiated_with(&server, r#"{"capabilities":{"max_data_xfer_size":4096}}"#);
+    let small = Peer::negotiated_with(&server, r#"{"capabilities":{"max_data_xfer_size":4096}}"#);
     small.region_read(BAR0, 0, 4097).failed(Errno::INVAL);
     small.region_read(BAR0, 0, 4096).succeeded();
+    server.is_unharmed_by(small);
 }
 
 #[test]
 fn r18_read_with_surplus_payload() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let reply = peer.request(READ, &bytes::access(REGISTERS, 0, 4, &[0xee; 50]));
     assert_eq!(reply.succeeded().body.len(), 20);
 }
 
 #[test]
 fn r20_r21_r28_any_width_and_alignment() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     for region in [BAR0, TABLE, REGISTERS, 4, CONFIG] {
         for width in [1u32, 2, 3, 4, 5, 7, 8, 16] {
             for offset in 0..9 {
@@ -134,7 +137,7 @@ fn r20_r21_r28_any_width_and_alignment() {
 
 #[test]
 fn r23_r25_config_space() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     peer.region_write(CONFIG, 0, &[0xff; 4]).succeeded();
     assert_eq!(peer.read_u32(CONFIG, 0), 0xb001_1d1d);
     peer.region_write(CONFIG, 0x10, &[0xff; 4]).succeeded();
@@ -143,7 +146,7 @@ fn r23_r25_config_space() {
 
 #[test]
 fn r24_config_write_over_several_registers() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     peer.region_write(CONFIG, 0x10, &[0xff; 24]).succeeded();
     assert_eq!(peer.read_u32(CONFIG, 0x14), 0xffff_f000);
     assert_eq!(peer.read_u32(CONFIG, 0x20), 0xffff_ffe1);
@@ -151,7 +154,7 @@ fn r24_config_write_over_several_registers() {
 
 #[test]
 fn r29_replies_repeat_the_head() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let read = peer.region_read(REGISTERS, 8, 4);
     assert_eq!(
         read.succeeded().body[..16],

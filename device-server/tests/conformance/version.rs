@@ -10,7 +10,7 @@ use crate::support::{Peer, Reply, Server, bytes};
 /// What a VERSION with this payload is answered.
 fn version(payload: &[u8]) -> Reply {
     let server = Server::start();
-    let mut peer = Peer::connect(&server);
+    let peer = Peer::connect(&server);
     let reply = peer.request(1, payload);
     reply.succeeded();
     peer.is_in_step();
@@ -26,12 +26,10 @@ fn accepted(json: &str) -> serde_json::Value {
 /// A VERSION with this payload is refused, the connection ends, and the next client is served.
 fn refused(payload: &[u8]) {
     let server = Server::start();
-    let idle = server.fds();
-    let mut peer = Peer::connect(&server);
+    let peer = Peer::connect(&server);
     peer.request(1, payload).failed(Errno::INVAL);
     peer.is_closed();
-    server.settles_at_fds(idle);
-    Peer::negotiated(&server).is_in_step();
+    server.is_unharmed_by(peer);
 }
 
 fn refused_json(json: &str) {
@@ -42,9 +40,10 @@ fn refused_json(json: &str) {
 fn v01_any_other_command_first_is_refused_and_closes() {
     let server = Server::start();
     for command in [2, 4, 9, 13, 99] {
-        let mut peer = Peer::connect(&server);
+        let peer = Peer::connect(&server);
         peer.request(command, &[0; 64]).failed(Errno::INVAL);
         peer.is_closed();
+        server.is_unharmed_by(peer);
     }
 }
 
@@ -89,9 +88,10 @@ fn v08_short_payloads_are_refused() {
 #[test]
 fn v09_message_above_the_maximum_closes() {
     let server = Server::start();
-    let mut peer = Peer::connect(&server);
+    let peer = Peer::connect(&server);
     peer.send(&bytes::header(1, 1, (1 << 20) + 33, 0));
     peer.is_closed();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
@@ -150,14 +150,14 @@ fn v20_max_msg_fds_that_is_no_count_is_refused() {
 fn v21_v22_huge_and_zero_max_msg_fds() {
     let server = Server::start();
     let region_info = bytes::region_info(4096, 0);
-    let mut many = Peer::negotiated_with(&server, r#"{"capabilities":{"max_msg_fds":4294967297}}"#);
+    let many = Peer::negotiated_with(&server, r#"{"capabilities":{"max_msg_fds":4294967297}}"#);
     assert_eq!(
         many.request(5, &region_info).fds.len(),
         1,
         "it was not taken for 1 by truncation, or 0"
     );
     drop(many);
-    let mut none = Peer::negotiated_with(&server, r#"{"capabilities":{"max_msg_fds":0}}"#);
+    let none = Peer::negotiated_with(&server, r#"{"capabilities":{"max_msg_fds":0}}"#);
     let reply = none.request(5, &region_info);
     assert!(reply.succeeded().fds.is_empty());
     assert_eq!(
@@ -176,9 +176,10 @@ fn v23_max_data_xfer_size_0_is_refused() {
 fn v24_v25_max_data_xfer_size_huge_or_tiny() {
     accepted(r#"{"capabilities":{"max_data_xfer_size":99999999999999999999}}"#);
     let server = Server::start();
-    let mut peer = Peer::negotiated_with(&server, r#"{"capabilities":{"max_data_xfer_size":1}}"#);
+    let peer = Peer::negotiated_with(&server, r#"{"capabilities":{"max_data_xfer_size":1}}"#);
     peer.region_read(2, 0, 1).succeeded();
     peer.region_read(2, 0, 2).failed(Errno::INVAL);
+    server.is_unharmed_by(peer);
 }
 
 #[test]
@@ -224,13 +225,13 @@ fn v32_v33_twin_socket_of_odd_types() {
 #[test]
 fn v34_descriptors_with_version_are_closed() {
     let server = Server::start();
-    let mut peer = Peer::connect(&server);
-    peer.is_served(&server);
+    let peer = Peer::connect(&server);
+    server.serves_a_client();
     let before = server.fds();
     let fd = crate::support::descriptors::eventfd();
     let message = bytes::message(1, 1, 0, &bytes::version(0, 1, "{}"));
-    peer.send_with(&message, &[std::os::fd::AsFd::as_fd(&fd)]);
-    peer.receive().succeeded();
+    peer.send_with_fds(&message, &[std::os::fd::AsFd::as_fd(&fd)]);
+    peer.recv().succeeded();
     assert_eq!(server.fds(), before);
 }
 
@@ -238,32 +239,34 @@ fn v34_descriptors_with_version_are_closed() {
 fn v35_v36_version_without_reply_or_as_a_reply_closes() {
     let server = Server::start();
     for flags in [bytes::NO_REPLY, 1] {
-        let mut peer = Peer::connect(&server);
+        let peer = Peer::connect(&server);
         peer.send(&bytes::message(1, 1, flags, &bytes::version(0, 1, "{}")));
         peer.is_closed();
+        server.is_unharmed_by(peer);
     }
 }
 
 #[test]
 fn v37_second_version_is_refused_and_changes_nothing() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let json = r#"{"capabilities":{"max_data_xfer_size":1}}"#;
     peer.request(1, &bytes::version(0, 1, json))
         .failed(Errno::INVAL);
     peer.region_read(2, 0, 4).succeeded();
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn v38_commands_behind_version_need_not_wait_for_its_reply() {
     let server = Server::start();
-    let mut peer = Peer::connect(&server);
+    let peer = Peer::connect(&server);
     let mut all = bytes::message(1, 1, 0, &bytes::version(0, 1, "{}"));
     all.extend(bytes::message(2, 4, 0, &bytes::words(&[16, 0, 0, 0])));
     all.extend(bytes::message(3, 9, 0, &bytes::access(2, 0, 4, &[])));
     peer.send(&all);
     for id in 1..=3 {
-        assert_eq!(peer.receive().succeeded().id, id);
+        assert_eq!(peer.recv().succeeded().id, id);
     }
 }
 
@@ -271,8 +274,8 @@ fn v38_commands_behind_version_need_not_wait_for_its_reply() {
 fn v39_silent_client_is_closed_at_the_deadline_and_others_are_served() {
     let server = Server::start();
     let started = Instant::now();
-    let mut silent = Peer::connect(&server);
-    let mut waiting = UnixStream::connect(server.path())
+    let silent = Peer::connect(&server);
+    let waiting = UnixStream::connect(server.path())
         .map(Peer::over)
         .expect("the backlog");
     silent.is_closed();
@@ -302,12 +305,12 @@ fn v40_reply_is_one_that_every_known_client_takes() {
 #[test]
 fn v41_second_client_waits_and_the_first_is_undisturbed() {
     let server = Server::start();
-    let mut first = Peer::negotiated(&server);
-    let mut second = Peer::connect(&server);
+    let first = Peer::negotiated(&server);
+    let second = Peer::connect(&server);
     second.send(&bytes::message(1, 1, 0, &bytes::version(0, 1, "{}")));
     first.is_in_step();
     drop(first);
-    second.receive().succeeded();
+    second.recv().succeeded();
     second.is_in_step();
 }
 

@@ -23,15 +23,16 @@ fn multi(count: u64, entries: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn x01_not_negotiated() {
     let server = Server::start();
-    let mut peer = Peer::negotiated(&server);
+    let peer = Peer::negotiated(&server);
     let body = multi(1, &[bytes::write_entry(REGISTERS, 8, 4, 7)]);
     peer.request(MULTI, &body).failed(Errno::INVAL);
     assert_eq!(peer.read_u32(REGISTERS, 8), 0);
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn x02_x03_writes_are_done_in_order() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let entries = [
         bytes::write_entry(REGISTERS, 8, 4, 7),
         bytes::write_entry(REGISTERS, 9, 1, 0xff),
@@ -45,7 +46,7 @@ fn x02_x03_writes_are_done_in_order() {
 
 #[test]
 fn x04_to_x08_messages_that_do_not_hold_together_write_nothing() {
-    let (_server, mut peer) = negotiated();
+    let (server, peer) = negotiated();
     let good = bytes::write_entry(REGISTERS, 8, 4, 7);
     let cases = [
         multi(2, std::slice::from_ref(&good)),
@@ -70,11 +71,12 @@ fn x04_to_x08_messages_that_do_not_hold_together_write_nothing() {
         peer.request(MULTI, &body).failed(Errno::INVAL);
         assert_eq!(peer.read_u32(REGISTERS, 8), 0);
     }
+    server.is_unharmed_by(peer);
 }
 
 #[test]
 fn x09_two_hundred_writes_without_reply() {
-    let (_server, mut peer) = negotiated();
+    let (_server, peer) = negotiated();
     let entries: Vec<_> = (0..200u64)
         .map(|n| bytes::write_entry(BAR0, n * 8, 8, n))
         .collect();

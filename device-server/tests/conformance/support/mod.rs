@@ -1,9 +1,8 @@
-//! The server process under test, a raw client, and the bytes they exchange.
+//! The server process under test. The client that it meets is `harness::raw_peer`.
 
 mod server;
-mod peer;
-pub(crate) mod bytes;
-pub(crate) mod descriptors;
 
-pub(crate) use peer::{Peer, Reply};
-pub(crate) use server::{PATIENCE, Server};
+pub(crate) use harness::raw_peer::{
+    PATIENCE, RawPeer as Peer, Received as Reply, bytes, descriptors,
+};
+pub(crate) use server::Server;

@@ -6,16 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use harness::raw_peer::unharmed::Held;
+use harness::raw_peer::{PATIENCE, RawPeer};
 use rustix::process::Signal;
 use sandbox::prepare::{Child, ChildProcess, Ending};
-
-/// How long anything that must happen may take to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running `bulkhead-device-server test`. Killed on drop.
 pub(crate) struct Server {
     process: ChildProcess,
     directory: PathBuf,
+    socket: PathBuf,
+    before: Held,
+}
+
+impl AsRef<Path> for Server {
+    fn as_ref(&self) -> &Path {
+        &self.socket
+    }
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -26,48 +33,47 @@ impl Server {
     }
 
     pub(crate) fn start_with(options: &[&str]) -> Server {
+        Server::spawned(None, options, Vec::new())
+    }
+
+    /// A server whose log goes to a file that can be read as JSON lines.
+    pub(crate) fn start_logged(log: &OwnedFd) -> Server {
+        let options = ["--log-format", "json", "--log-level", "info"];
+        let stderr = log.try_clone().expect("dup");
+        Server::spawned(None, &options, vec![(2, stderr)])
+    }
+
+    /// A server whose one client holds the other end of `stream`.
+    pub(crate) fn start_connected(stream: OwnedFd) -> Server {
+        Server::spawned(Some(&["--socket-fd", "9"]), &[], vec![(9, stream)])
+    }
+
+    fn spawned(endpoint: Option<&[&str]>, options: &[&str], fds: Vec<(i32, OwnedFd)>) -> Server {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("bulkhead-conformance-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).expect("a directory for the socket");
         let socket = directory.join("x.sock");
-        let endpoint = ["--socket", socket.to_str().expect("UTF-8")];
-        let process = spawn(&endpoint, options, Vec::new());
-        Server { process, directory }
-    }
-
-    /// A server whose log goes to a file that can be read as JSON lines.
-    pub(crate) fn start_logged(log: &OwnedFd) -> Server {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bulkhead-logged-{}-{number}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&directory).expect("a directory for the socket");
-        let socket = directory.join("x.sock");
-        let endpoint = ["--socket", socket.to_str().expect("UTF-8")];
-        let options = ["--log-format", "json", "--log-level", "info"];
-        let stderr = log.try_clone().expect("dup");
+        let listening = ["--socket", socket.to_str().expect("UTF-8")];
+        let process = spawn(endpoint.unwrap_or(&listening), options, fds);
+        let before = Held::by(&[process.pid().cast_unsigned()]).expect("it runs");
         Server {
-            process: spawn(&endpoint, &options, vec![(2, stderr)]),
+            process,
             directory,
+            socket,
+            before,
         }
     }
 
-    /// A server whose one client holds the other end of `stream`.
-    pub(crate) fn start_connected(stream: OwnedFd) -> Server {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!(
-            "bulkhead-connected-{}-{number}",
-            std::process::id()
-        ));
-        std::fs::create_dir_all(&directory).expect("a directory");
-        Server {
-            process: spawn(&["--socket-fd", "9"], &[], vec![(9, stream)]),
-            directory,
-        }
+    /// What follows every refusal: `peer` is in step or closed, no descriptor is left, memory is bounded, the next client is
+    /// served.
+    #[track_caller]
+    pub(crate) fn is_unharmed_by(&self, peer: RawPeer) {
+        self.before.by_server_after(&self.socket, peer);
     }
 
     pub(crate) fn path(&self) -> PathBuf {
-        self.directory.join("x.sock")
+        self.socket.clone()
     }
 
     /// Descriptors that the process has open.

@@ -6,11 +6,11 @@ use rustix::event::EventfdFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 /// Memory as our own VMM sends it.
-pub(crate) fn memory(size: u64) -> OwnedFd {
+pub fn memory(size: u64) -> OwnedFd {
     memory_sealed(size, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
 }
 
-pub(crate) fn memory_sealed(size: u64, seals: SealFlags) -> OwnedFd {
+pub fn memory_sealed(size: u64, seals: SealFlags) -> OwnedFd {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = rustix::fs::memfd_create("bulkhead-client-memory", flags).expect("memfd");
     rustix::fs::ftruncate(&fd, size).expect("size");
@@ -19,23 +19,23 @@ pub(crate) fn memory_sealed(size: u64, seals: SealFlags) -> OwnedFd {
 }
 
 /// The same file with another access mode.
-pub(crate) fn reopened(fd: &OwnedFd, flags: OFlags) -> OwnedFd {
+pub fn reopened(fd: &OwnedFd, flags: OFlags) -> OwnedFd {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).expect("reopen")
 }
 
-pub(crate) fn eventfd() -> OwnedFd {
+pub fn eventfd() -> OwnedFd {
     rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("eventfd")
 }
 
 /// How often an eventfd was signalled since the last call.
-pub(crate) fn fired(fd: &OwnedFd) -> u64 {
+pub fn fired(fd: &OwnedFd) -> u64 {
     let mut bytes = [0; 8];
     rustix::io::read(fd, &mut bytes).map_or(0, |_| u64::from_ne_bytes(bytes))
 }
 
 /// Everything that is neither memory nor an eventfd, by name.
-pub(crate) fn strange() -> Vec<(&'static str, OwnedFd)> {
+pub fn strange() -> Vec<(&'static str, OwnedFd)> {
     let (pipe_read, pipe_write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
     let (socket, _) = std::os::unix::net::UnixStream::pair().expect("sockets");
