@@ -13,6 +13,7 @@ pub const PROCESS: Duration = Duration::from_secs(20);
 /// For the host kernel to bind a driver and make its device nodes.
 pub const HOST_DRIVER: Duration = Duration::from_secs(20);
 
+/// Between two looks; shorter at first.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Calls `probe` until it gives a value. For sysfs and /proc, which have nothing to wait on.
@@ -22,6 +23,7 @@ pub fn eventually<T>(
     mut probe: impl FnMut() -> Option<T>,
 ) -> Result<T> {
     let end = Instant::now() + limit;
+    let mut pause = Duration::from_micros(300);
     loop {
         if let Some(value) = probe() {
             return Ok(value);
@@ -29,6 +31,7 @@ pub fn eventually<T>(
         if Instant::now() >= end {
             bail!("{what}: not within {limit:?}");
         }
-        std::thread::sleep(POLL_INTERVAL);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(POLL_INTERVAL);
     }
 }

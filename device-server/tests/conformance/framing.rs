@@ -233,27 +233,6 @@ fn h23_beginning_of_a_message_behind_another_meets_its_deadline_beside_device_ev
 }
 
 #[test]
-fn h25_h26_end_of_stream_in_any_place_is_cleaned_up() {
-    let server = Server::start();
-    let idle = server.fds();
-    let message = bytes::message(1, 10, 0, &bytes::access(REGISTERS, 8, 4, &[1, 2, 3, 4]));
-    for length in 1..message.len() {
-        let peer = Peer::negotiated(&server);
-        peer.send(&message[..length]);
-        peer.close_for_writing();
-        peer.is_closed();
-    }
-    let peer = Peer::negotiated(&server);
-    assert_eq!(
-        peer.read_u32(REGISTERS, 8),
-        0,
-        "nothing was executed in part"
-    );
-    drop(peer);
-    server.settles_at_fds(idle);
-}
-
-#[test]
 fn h27_messages_in_one_write_are_handled_in_order() {
     let server = Server::start();
     let peer = Peer::negotiated(&server);

@@ -23,6 +23,7 @@ mod irqs;
 mod message_dma;
 mod flow;
 mod lifecycle;
+mod disconnect;
 mod client;
 mod start;
 mod log;

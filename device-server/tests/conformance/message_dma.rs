@@ -19,6 +19,18 @@ fn negotiated(server: &Server, json: &str) -> Peer {
     peer
 }
 
+/// The same with a twin socket.
+fn with_twin(server: &Server) -> (Peer, Peer) {
+    let peer = Peer::connect(server);
+    let json = r#"{"capabilities":{"max_msg_fds":1,"twin_socket":{"supported":true}}}"#;
+    let mut reply = peer.request(1, &bytes::version(0, 1, json));
+    let twin = Peer::over(reply.fds.pop().expect("the twin").into());
+    peer.request(2, &bytes::dma_map(32, 3, 0, 0x1000, 0x1000))
+        .succeeded();
+    peer.region_write(7, 4, &[4]).succeeded();
+    (peer, twin)
+}
+
 /// Sends the register write that starts a copy, without waiting for its reply.
 fn start_copy(peer: &Peer, len: u32) -> u16 {
     let mut job = 0x1000u64.to_le_bytes().to_vec();
@@ -168,6 +180,51 @@ fn answer_that_makes_no_sense_closes() {
     }
 }
 
+/// The client's part of a copy of 4 bytes, up to `end` bytes of all that it answers; then it says no more.
+fn answers_up_to(asked: &Peer, end: usize) {
+    let mut left = end;
+    while left > 0 {
+        let request = asked.recv();
+        let (start, data): (u64, &[u8]) = match request.command {
+            DMA_READ => (0x1000, &[1, 2, 3, 4]),
+            _ => (0x1800, &[]),
+        };
+        let body = bytes::dma_head(start, 4, data);
+        let whole = bytes::message(request.id, request.command, 1, &body);
+        let sent = left.min(whole.len());
+        asked.send(&whole[..sent]);
+        left -= sent;
+    }
+    asked.close_for_writing();
+}
+
+/// Bytes of both answers of a client to a copy of 4 bytes.
+const ANSWERS: usize = 36 + 32;
+
+#[test]
+fn end_after_every_byte_of_an_answer_is_cleaned_up() {
+    let server = Server::start();
+    for end in 0..ANSWERS {
+        let peer = negotiated(&server, "{}");
+        start_copy(&peer, 4);
+        answers_up_to(&peer, end);
+        while peer.try_recv().is_some() {}
+    }
+    server.is_unharmed_by(Peer::negotiated(&server));
+}
+
+#[test]
+fn end_of_the_twin_after_every_byte_of_an_answer_is_cleaned_up() {
+    let server = Server::start();
+    for end in 0..ANSWERS {
+        let (peer, twin) = with_twin(&server);
+        start_copy(&peer, 4);
+        answers_up_to(&twin, end);
+        assert!(peer.try_recv().is_none(), "{end}: no twin, no session");
+    }
+    server.is_unharmed_by(Peer::negotiated(&server));
+}
+
 #[test]
 fn requests_without_end_before_the_answer_close() {
     let server = Server::start();
@@ -212,13 +269,7 @@ fn message_dma_switch_uses_messages_for_memory_with_a_descriptor() {
 #[test]
 fn twin_socket_carries_the_messages() {
     let server = Server::start();
-    let peer = Peer::connect(&server);
-    let json = r#"{"capabilities":{"max_msg_fds":1,"twin_socket":{"supported":true}}}"#;
-    let mut reply = peer.request(1, &bytes::version(0, 1, json));
-    let twin = Peer::over(reply.fds.pop().expect("the twin").into());
-    peer.request(2, &bytes::dma_map(32, 3, 0, 0x1000, 0x1000))
-        .succeeded();
-    peer.region_write(7, 4, &[4]).succeeded();
+    let (peer, twin) = with_twin(&server);
     let id = start_copy(&peer, 4);
     let read = twin.recv();
     assert_eq!(read.command, DMA_READ);
