@@ -151,6 +151,40 @@ fn s04_to_s14_b08_answer_that_is_none_is_refused() -> Result<()> {
     ])
 }
 
+/// Every kind of answer that a VMM waits for while it attaches a device, and how much of it is in the message.
+const ATTACHING: [(u16, usize); 7] = [
+    (VERSION, 20),
+    (DMA_MAP, 16),
+    (INFO, 32),
+    (5, 48),
+    (6, 32),
+    (7, 32),
+    (9, 33),
+];
+
+// Every byte of every answer is cut in protocol/tests/client_disconnect.rs.
+#[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
+fn s03_server_that_ends_inside_an_answer_is_refused_at_once() -> Result<()> {
+    let mut setup = Setup::new(&[])?;
+    for (command, least) in ATTACHING {
+        for end in [0, 1, 15, 16, least - 1] {
+            let cut = move |_: &RawMessage, mut reply: RawMessage| {
+                if reply.command() != command {
+                    return Ok(vec![Step::Send(reply)]);
+                }
+                reply.bytes.truncate(end);
+                let sent = (end > 0).then_some(Step::Send(reply));
+                Ok(sent.into_iter().chain([Step::Close]).collect())
+            };
+            let refusal = setup.refused(cut);
+            let refusal = refusal.with_context(|| format!("command {command}, {end} bytes"))?;
+            refusal.names(&["net", "lost"])?.within(AT_ONCE)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs /dev/kvm: scripts/test"]
 fn s02_s03_s13_s20_server_that_does_not_answer_is_refused_at_the_deadline() -> Result<()> {
