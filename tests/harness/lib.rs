@@ -26,6 +26,7 @@ pub mod process;
 pub mod console;
 pub mod host_device;
 pub mod kvm_statistics;
+pub mod system_calls;
 pub mod proc_files;
 pub mod initrd;
 pub mod pattern;

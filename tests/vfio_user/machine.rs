@@ -14,7 +14,7 @@ use harness::scratch::Scratch;
 use harness::{bare_guest, obedient_guest, programs};
 
 /// Configuration space of 00:03.0.
-const CONFIG: u32 = 0xb000_0000 + (3 << 15);
+pub(crate) const CONFIG: u32 = 0xb000_0000 + (3 << 15);
 /// Where the tests put BAR0, BAR1 and BAR2.
 pub(crate) const MEMORY: u32 = 0xd000_0000;
 pub(crate) const TABLE: u32 = 0xd100_0000;

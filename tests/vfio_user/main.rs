@@ -11,3 +11,4 @@ mod lost;
 mod interrupts;
 mod doorbells;
 mod message_dma;
+mod system_calls;

@@ -8,7 +8,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use protocol::messages::write_multi::WriteMulti;
+use protocol::limits;
+use protocol::messages::write_multi::WriteMultiEntry;
 use protocol::server::{CloseReason, Connection, DmaError, Event, Request, RequestToken};
 use protocol::transport::SocketError;
 use protocol::{BadField, Command, Errno, Iova, Refusal, Reply};
@@ -87,7 +88,8 @@ impl<'s> Session<'s> {
         reason = "`dispatch` names every command; only writes need the connection free"
     )]
     fn serve(&mut self, dispatcher: &mut Dispatcher<'_>, notices: &mut Notices<'_>) -> Ending {
-        let mut copy = Vec::new();
+        // Kept from message to message, as the connection keeps its buffers.
+        let (mut copy, mut copies) = (Vec::new(), Vec::new());
         loop {
             if let Err(errno) = self.serve_events(dispatcher.backend()) {
                 return Ending::Wait(errno);
@@ -130,8 +132,9 @@ impl<'s> Session<'s> {
                         )
                     }
                     Command::RegionWriteMulti(writes) => {
-                        let writes = copy_writes(&writes);
-                        let writes = writes.iter().map(OwnedWrite::borrow);
+                        copies.clear();
+                        copies.extend(writes.entries().map(CopiedWrite::of));
+                        let writes = copies.iter().map(CopiedWrite::borrow);
                         let messages = &mut ClientMemory(&mut self.connection);
                         (token, dispatcher.region_write_multi(writes, messages))
                     }
@@ -234,29 +237,33 @@ fn dma_errno(error: DmaError) -> Errno {
 }
 
 /// One write of a REGION_WRITE_MULTI, copied out of its message.
-struct OwnedWrite {
+struct CopiedWrite {
     region: protocol::RegionIndex,
     offset: u64,
-    data: Vec<u8>,
+    data: [u8; limits::MAX_WRITE_MULTI_BYTES as usize],
+    count: usize,
 }
 
-impl OwnedWrite {
+impl CopiedWrite {
+    fn of(entry: WriteMultiEntry<'_>) -> CopiedWrite {
+        let mut data = [0; limits::MAX_WRITE_MULTI_BYTES as usize];
+        for (copy, byte) in data.iter_mut().zip(entry.data) {
+            *copy = *byte;
+        }
+        CopiedWrite {
+            region: entry.region,
+            offset: entry.offset,
+            count: entry.data.len(),
+            data,
+        }
+    }
+
     fn borrow(&self) -> Write<'_> {
         Write {
             region: self.region,
             offset: self.offset,
-            data: &self.data,
+            // Decoding has bounded the count.
+            data: self.data.get(..self.count).unwrap_or(&self.data),
         }
     }
-}
-
-fn copy_writes(writes: &WriteMulti<'_>) -> Vec<OwnedWrite> {
-    let entries = writes.entries();
-    entries
-        .map(|entry| OwnedWrite {
-            region: entry.region,
-            offset: entry.offset,
-            data: entry.data.to_vec(),
-        })
-        .collect()
 }
