@@ -66,6 +66,11 @@ def why_no_kvm():
     return None
 
 
+def why_not_root():
+    """Why nothing can be tried that only root can give up, or None."""
+    return None if os.geteuid() == 0 else "needs root"
+
+
 def why_no_package():
     """Why no package can be built, installed in a chroot and purged on this machine, or None."""
     if os.environ.get("CARGO_TARGET_DIR"):
@@ -73,7 +78,7 @@ def why_no_package():
     lost = [tool for tool in ("dpkg-deb", "readelf", "strip", "debootstrap") if not shutil.which(tool)]
     if lost:
         return f"{', '.join(lost)}: not installed"
-    return None if os.geteuid() == 0 else "needs root, for a chroot"
+    return why_not_root()
 
 
 def why_no_peer_qemu():

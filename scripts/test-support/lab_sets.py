@@ -19,7 +19,7 @@ INTERRUPTED = 130
 # The kernel that scripts/lab builds itself.
 OWN_KERNEL = "iommufd"
 # What the other way to the IOMMU could change: who holds what, DMA both ways, interrupts, groups taken and given back.
-IOMMUFD_TESTS = ("isolation::", "fast_path::", "nvme_write", "manual::")
+IOMMUFD_TESTS = ("each_attempt", "isolation::", "fast_path::", "nvme_write", "manual::")
 
 # Two serial cards in one IOMMU group (two functions of one slot), joined by a cable.
 SERIAL_PAIR = (
@@ -88,9 +88,9 @@ class LabSet:
 
 
 SETS = (
-    LabSet("kernel 6.1", "6.1", ("passthrough", "faults")),
+    LabSet("kernel 6.1", "6.1", ("passthrough", "faults", "isolation"), skip=("attacker_process", "filter_of_every_thread")),
     LabSet("kernel 7", "7", ("passthrough",)),
-    LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug"), memory=2560, options=MANUAL_DEVICE, only=IOMMUFD_TESTS),
+    LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug", "isolation"), memory=2560, options=MANUAL_DEVICE, only=IOMMUFD_TESTS),
     LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "client::", "errors::", *CROSSINGS)),
     LabSet("hotplug errors", "6.1", ("hotplug",), memory=2560, options=ERRORS, only=("errors::",)),
     LabSet("hotplug crossings", "6.1", ("hotplug",), memory=2560, only=CROSSINGS),

@@ -1,0 +1,153 @@
+//! The process that tries: it enters what it is told, tries one thing, and its status tells how that went.
+
+use std::env;
+use std::mem::ManuallyDrop;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::attempts::{self, Attempt, Scene};
+use crate::layers::{self, Layer};
+use crate::role::{Held, Role, confinement};
+use crate::victim::Target;
+
+const DONE: i32 = 42;
+const REFUSED: i32 = 43;
+const UNKNOWN: i32 = 44;
+/// In a pid namespace: the process inside was killed by its filter.
+const KILLED: i32 = 45;
+const SIGSYS: i32 = 31;
+const SIGXFSZ: i32 = 25;
+/// More than a role may have, so that it is the role's limit that stops.
+const DESCRIPTORS: u64 = 20_000;
+
+/// What an attacker is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// Nothing.
+    Nothing,
+    /// One layer.
+    One(Layer),
+    /// The whole sandbox.
+    All,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It did it.
+    Done,
+    /// The kernel said no.
+    Refused,
+    /// The kernel does not know such a call.
+    Unknown,
+    /// It was killed.
+    Killed,
+}
+
+impl Outcome {
+    /// Whether it was stopped.
+    pub(crate) fn stopped(self) -> bool {
+        matches!(self, Outcome::Refused | Outcome::Killed)
+    }
+
+    fn of(status: ExitStatus) -> Result<Outcome> {
+        match (status.code(), status.signal()) {
+            (Some(DONE), _) => Ok(Outcome::Done),
+            (Some(REFUSED), _) => Ok(Outcome::Refused),
+            (Some(UNKNOWN), _) => Ok(Outcome::Unknown),
+            (Some(KILLED), _) | (_, Some(SIGSYS | SIGXFSZ)) => Ok(Outcome::Killed),
+            _ => anyhow::bail!("the attacker ended with {status}"),
+        }
+    }
+}
+
+/// Has an attacker in `role` try it.
+pub(crate) fn run(
+    attempt: &Attempt,
+    role: Role,
+    behind: Behind,
+    target: &Target,
+) -> Result<Outcome> {
+    let behind = match behind {
+        Behind::Nothing => "nothing".to_owned(),
+        Behind::One(layer) => layer.to_string(),
+        Behind::All => "all".to_owned(),
+    };
+    let status = command()?
+        .env("ATTEMPT", attempt.name)
+        .env("ROLE", role.to_string())
+        .env("BEHIND", &behind)
+        .env("TARGET", target.to_words())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()?;
+    Outcome::of(status).with_context(|| format!("{} as {role}, behind {behind}", attempt.name))
+}
+
+fn command() -> Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args([
+        "--ignored",
+        "--exact",
+        "attacker_process",
+        "--test-threads=1",
+    ]);
+    Ok(command)
+}
+
+/// The attacker's own part. Gives its exit status.
+pub(crate) fn attempt() -> Result<i32> {
+    if env::var_os("STARTED").is_some() {
+        return Ok(DONE);
+    }
+    let name = env::var("ATTEMPT")?;
+    let role = Role::named(&env::var("ROLE")?).context("no such role")?;
+    let behind = env::var("BEHIND")?;
+    let target = Target::from_words(&env::var("TARGET")?)?;
+    let rows = attempts::all().into_iter().flat_map(|(_, rows)| rows);
+    let attempt = rows.into_iter().find(|row| row.name == name);
+    let attempt = attempt.context("no such attempt")?;
+    let alone = behind == "pid" || (behind == "all" && role != Role::Supervisor);
+    if alone && env::var_os("INSIDE").is_none() {
+        return in_pid_namespace();
+    }
+    let most = Rlimit {
+        current: Some(DESCRIPTORS),
+        maximum: Some(DESCRIPTORS),
+    };
+    setrlimit(Resource::Nofile, most)?;
+    // What is closed below its owner is not closed once more.
+    let scene = ManuallyDrop::new(Scene {
+        held: Held::open()?,
+        target,
+    });
+    let confinement = confinement(role, &scene.held);
+    match behind.as_str() {
+        "nothing" => {}
+        "all" => layers::enter_all(role, &confinement)?,
+        name => {
+            let layer = Layer::named(name).context("no such layer")?;
+            layers::enter_one(role, layer, &confinement)?;
+        }
+    }
+    Ok(match (attempt.call)(&scene) {
+        Ok(()) => DONE,
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => UNKNOWN,
+        Err(_) => REFUSED,
+    })
+}
+
+/// The same once more, as the first process of a pid namespace.
+fn in_pid_namespace() -> Result<i32> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID)?;
+    let status = command()?.env("INSIDE", "1").status()?;
+    Ok(match Outcome::of(status)? {
+        Outcome::Done => DONE,
+        Outcome::Refused => REFUSED,
+        Outcome::Unknown => UNKNOWN,
+        Outcome::Killed => KILLED,
+    })
+}
