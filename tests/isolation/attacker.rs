@@ -1,6 +1,7 @@
 //! The process that tries: it enters what it is told, tries one thing, and its status tells how that went.
 
 use std::env;
+use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
@@ -136,7 +137,12 @@ pub(crate) fn attempt() -> Result<i32> {
     Ok(match (attempt.call)(&scene) {
         Ok(()) => DONE,
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => UNKNOWN,
-        Err(_) => REFUSED,
+        Err(error) => {
+            if behind == "nothing" {
+                let _ = writeln!(std::io::stderr(), "    {name}: {error}");
+            }
+            REFUSED
+        }
     })
 }
 
