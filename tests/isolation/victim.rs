@@ -1,6 +1,7 @@
 //! Who is attacked: a process of root, with sockets and shared memory of the host.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -14,7 +15,7 @@ use crate::raw_call::raw;
 /// Where the attacked can be reached.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
-    /// A process that sleeps.
+    /// A process that waits for input.
     pub pid: u32,
     /// An address in its memory.
     pub address: u64,
@@ -74,12 +75,16 @@ pub(crate) struct Victim {
 impl Victim {
     /// Starts it.
     pub(crate) fn start() -> Result<Victim> {
-        let process = Command::new("sleep")
-            .arg("3600")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+        let mut process = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
-            .context("sleep")?;
+            .context("cat")?;
+        // One that answers runs its own program: until then its stack still moves.
+        let input = process.stdin.as_mut().context("its input")?;
+        input.write_all(b"x")?;
+        let output = process.stdout.as_mut().context("its output")?;
+        output.read_exact(&mut [0])?;
         let pid = process.id();
         let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let stack = maps.lines().find(|line| line.ends_with("[stack]"));
