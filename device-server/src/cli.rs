@@ -28,6 +28,8 @@ pub enum Task {
     Serve(Command),
     /// Answer the operator, and end.
     Host(HostCommand),
+    /// Print what a server of PCI devices may do, and what this machine gives of it.
+    PrintSandbox,
 }
 
 /// Which devices to serve, and how.
@@ -126,6 +128,9 @@ pub struct SandboxArgs {
     /// End unless this process is alone in a pid namespace, which its parent has to make
     #[arg(long)]
     pub sandbox_alone: bool,
+    /// Print what the server may do and why, and what this kernel and user give of it; serve nothing
+    #[arg(long)]
+    pub print_sandbox: bool,
 }
 
 impl From<SandboxArgs> for Start {
@@ -199,6 +204,9 @@ where
             options,
             devices,
         } => {
+            if options.sandbox.print_sandbox {
+                return Ok(Task::PrintSandbox);
+            }
             let matches = matches.subcommand().map(|(_, matches)| matches);
             let devices =
                 devices.devices(matches.unwrap_or(&ArgMatches::default()), passed_sockets)?;

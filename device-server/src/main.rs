@@ -1,6 +1,7 @@
 //! Entry point: arguments, log, then `run`.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use device_server::cli::{self, ProcessArgs, Task};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let command = match cli::parse(&arguments, passed_sockets()) {
         Ok(Task::Serve(command)) => command,
         Ok(Task::Host(command)) => return execute(command),
+        Ok(Task::PrintSandbox) => return print_sandbox(),
         Err(error) => {
             // Also --help and --version, which print to stdout and succeed.
             let _ = error.print();
@@ -51,6 +53,25 @@ fn main() -> ExitCode {
                 Some(line) => line.failed(&text),
                 None => eprintln!("bulkhead-device-server: {text}"),
             }
+            FAILED.into()
+        }
+    }
+}
+
+/// What a server may do, and what of it is in force when this process has entered its sandbox.
+fn print_sandbox() -> ExitCode {
+    // A reader that is gone has seen enough.
+    let _printed = io::stdout().write_all(sandbox::show::servers().as_bytes());
+    match sandbox::show::in_force_for_server() {
+        Ok(enforced) => {
+            let _printed = writeln!(
+                io::stdout(),
+                "in force here, of a type1 server's: {enforced}"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bulkhead-device-server: {}", error_chain(&error));
             FAILED.into()
         }
     }

@@ -186,3 +186,30 @@ fn memory_without_number_is_refused() -> Result<()> {
         .within(AT_ONCE)?;
     Ok(())
 }
+
+#[test]
+fn print_sandbox_tells_the_tables_and_what_is_in_force() -> Result<()> {
+    for (program, words, role) in [
+        (
+            programs::find(programs::VMM)?,
+            ["-print-sandbox"].as_slice(),
+            "VMM",
+        ),
+        (
+            programs::find(programs::DEVICE_SERVER)?,
+            &["vfio", "--print-sandbox"],
+            "device server, iommufd",
+        ),
+    ] {
+        let output = Command::new(program).args(words).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "{words:?}: {output:?}");
+        for expected in [role, "ioctl(", "in force here", "seccomp: ", "landlock: "] {
+            ensure!(
+                text.contains(expected),
+                "{words:?} says no {expected}: {text}"
+            );
+        }
+    }
+    Ok(())
+}

@@ -33,6 +33,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print this and end with success (`-help`, `-version`, `-device help`).
     Print(String),
+    /// Print what each process may do, and what this machine gives of it (`-print-sandbox`).
+    PrintSandbox,
 }
 
 /// A command line that cannot be followed: one line, exit status 2.
@@ -66,6 +68,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
             "{PROGRAM} {}\n",
             env!("CARGO_PKG_VERSION")
         )));
+    }
+    if matches.get_flag("print-sandbox") {
+        return Ok(Command::PrintSandbox);
     }
     let devices: Vec<String> = all(&mut matches, "device");
     if let Some(answer) = devices.iter().find_map(|device| help::answer(device)) {
@@ -273,6 +278,7 @@ fn options() -> Clap {
             value("sandbox", "MODE", "how the processes are confined: on, best-effort (what this kernel and user can), inherited (a service manager has done most) or off (for debugging); on by default"),
             value("sandbox-uids", "FIRST-LAST", "users and groups that the processes become, one each; made from process ids by default"),
             path("sandbox-cgroup", "start the processes in this folder of a cgroup v2 hierarchy"),
+            switch("print-sandbox", "print what each process may do and why, and what this kernel and user give of it"),
             value("iommu-backend", "WAY", "how device servers reach the IOMMU: auto (iommufd where it can map files, else type1), iommufd or type1"),
             value("name", "NAME", "the machine's name, for query-name"),
             path("mem-path", "take guest memory in huge pages of the size of the hugetlbfs mounted here"),

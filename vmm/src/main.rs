@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use sandbox::enter::EnterError;
 use telemetry::Journal;
 use telemetry::log::{Format, Output};
 use vmm::cli::{self, Command};
@@ -31,11 +32,21 @@ fn main() -> ExitCode {
             let _printed = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
+        Ok(Command::PrintSandbox) => print_sandbox().unwrap_or_else(|error| fail(&error.into(), 1)),
         Ok(Command::Run(config)) => {
             stage_supervisor(*config).unwrap_or_else(|error| fail(&error, 1))
         }
         Err(error) => fail(&error.into(), USAGE),
     }
+}
+
+/// What each process may do, and what of a VMM's sandbox is in force when this process has entered it.
+fn print_sandbox() -> Result<ExitCode, EnterError> {
+    // A reader that is gone has seen enough.
+    let _printed = io::stdout().write_all(sandbox::show::vm().as_bytes());
+    let enforced = sandbox::show::in_force_for_vmm()?;
+    let _printed = writeln!(io::stdout(), "in force here, of the VMM's: {enforced}");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Stage 1.

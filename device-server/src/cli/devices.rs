@@ -51,7 +51,7 @@ pub(super) struct SocketArgs {
 #[derive(Debug, Args)]
 pub(super) struct DeviceArgs {
     /// PCI address of a device, as 0000:1a:00.3
-    #[arg(long, value_name = "ADDR", action = ArgAction::Append, required = true)]
+    #[arg(long, value_name = "ADDR", action = ArgAction::Append, required_unless_present = "print_sandbox")]
     host: Vec<PciAddress>,
     #[command(flatten)]
     sockets: SocketArgs,
