@@ -89,7 +89,7 @@ def steps(options):
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
         yield "peer: QEMU's vfio-user client", functools.partial(ignored_tests, "interop"), artifacts.why_no_peer_qemu()
         yield "kvm", kvm_tests, no_kvm
-        yield "isolation", functools.partial(ignored_tests, "isolation", "--skip", "attacker_process"), artifacts.why_not_root()
+        yield "isolation", functools.partial(ignored_tests, "isolation"), artifacts.why_not_root()
         yield "bad vfio-user servers", functools.partial(ignored_tests, "vfio-user"), no_kvm
         yield "peer: QEMU's class of a QMP error", functools.partial(ignored_tests, "qmp", "same_class_from_qemu"), artifacts.why_no_peer_qemu()
         yield "qmp", functools.partial(ignored_tests, "qmp", "--skip", "same_class_from_qemu"), no_kvm

@@ -4,7 +4,7 @@ use std::env;
 use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -14,11 +14,11 @@ use crate::layers::{self, Layer};
 use crate::role::{Held, Role, confinement};
 use crate::victim::Target;
 
-const DONE: i32 = 42;
-const REFUSED: i32 = 43;
-const UNKNOWN: i32 = 44;
+const DONE: u8 = 42;
+const REFUSED: u8 = 43;
+const UNKNOWN: u8 = 44;
 /// In a pid namespace: the process inside was killed by its filter.
-const KILLED: i32 = 45;
+const KILLED: u8 = 45;
 const SIGSYS: i32 = 31;
 const SIGXFSZ: i32 = 25;
 /// More than a role may have, so that it is the role's limit that stops.
@@ -55,7 +55,8 @@ impl Outcome {
     }
 
     fn of(status: ExitStatus) -> Result<Outcome> {
-        match (status.code(), status.signal()) {
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        match (code, status.signal()) {
             (Some(DONE), _) => Ok(Outcome::Done),
             (Some(REFUSED), _) => Ok(Outcome::Refused),
             (Some(UNKNOWN), _) => Ok(Outcome::Unknown),
@@ -89,22 +90,25 @@ pub(crate) fn run(
 }
 
 fn command() -> Result<Command> {
-    let mut command = Command::new(env::current_exe()?);
-    command.args([
-        "--ignored",
-        "--exact",
-        "attacker_process",
-        "--test-threads=1",
-    ]);
-    Ok(command)
+    Ok(Command::new(env::current_exe()?))
 }
 
-/// The attacker's own part. Gives its exit status.
-pub(crate) fn attempt() -> Result<i32> {
+/// The attacker's own part, if this process is one.
+pub(crate) fn main() -> Option<ExitCode> {
     if env::var_os("STARTED").is_some() {
-        return Ok(DONE);
+        return Some(DONE.into());
     }
-    let name = env::var("ATTEMPT")?;
+    let name = env::var("ATTEMPT").ok()?;
+    Some(match attempt(&name) {
+        Ok(status) => status.into(),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "attacker: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn attempt(name: &str) -> Result<u8> {
     let role = Role::named(&env::var("ROLE")?).context("no such role")?;
     let behind = env::var("BEHIND")?;
     let target = Target::from_words(&env::var("TARGET")?)?;
@@ -147,7 +151,7 @@ pub(crate) fn attempt() -> Result<i32> {
 }
 
 /// The same once more, as the first process of a pid namespace.
-fn in_pid_namespace() -> Result<i32> {
+fn in_pid_namespace() -> Result<u8> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID)?;
     let status = command()?.env("INSIDE", "1").status()?;
     Ok(match Outcome::of(status)? {

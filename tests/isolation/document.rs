@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use anyhow::{Context, Result, ensure};
+
 use crate::attempts;
 use crate::role::Role;
 
 /// Tables, one for each subject.
-pub(crate) fn matrix() -> String {
+fn matrix() -> String {
     let mut text = String::new();
     for (subject, rows) in attempts::all() {
         let head = format!(
@@ -34,4 +36,24 @@ pub(crate) fn matrix() -> String {
         text.push('\n');
     }
     text
+}
+
+/// Compares it with the document. `WRITE_ISOLATION=1` writes it anew.
+pub(crate) fn is_up_to_date() -> Result<()> {
+    const BEGIN: &str = "<!-- matrix: begin -->\n";
+    const END: &str = "<!-- matrix: end -->";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/isolation.md");
+    let text = std::fs::read_to_string(path)?;
+    let (before, rest) = text.split_once(BEGIN).context("where the matrix begins")?;
+    let (shown, after) = rest.split_once(END).context("where it ends")?;
+    if std::env::var_os("WRITE_ISOLATION").is_some() {
+        let text = format!("{before}{BEGIN}{}{END}{after}", matrix());
+        std::fs::write(path, text)?;
+        return Ok(());
+    }
+    ensure!(
+        shown == matrix(),
+        "WRITE_ISOLATION=1 cargo test -p tests --test isolation writes it anew"
+    );
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! The attacker in each process: what it tries, and which layer stops it. docs/isolation.md shows the matrix.
 //!
-//! Each attempt runs in a process of its own. With no layer on it succeeds, where the kernel has what it needs; behind each
-//! layer that its row names, alone, it is stopped; and behind the role's whole sandbox. Needs root.
+//! Each attempt is a test, and each try of it a process of its own: this program again, which has one thread then. With no
+//! layer on it succeeds, where the kernel has what it needs; behind each layer that its row names, alone, it is stopped; and
+//! behind the role's whole sandbox. Needs root.
 //! Does not attack the shipped processes: what those are held to is compared in `passthrough::isolation`.
 
+mod arguments;
 mod attacker;
 mod attempts;
 mod document;
@@ -14,8 +16,11 @@ mod victim;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use libtest_mimic::{Failed, Trial};
 use sandbox::roles::vmm::Thread;
 
 use attacker::{Behind, Outcome, run};
@@ -24,39 +29,59 @@ use layers::Layer;
 use role::Role;
 use victim::{Target, Victim};
 
-/// Not a test of its own: enters what the environment names and tries what it names.
-#[test]
-#[ignore = "run by the other tests"]
-#[expect(clippy::exit, reason = "its status is its answer")]
-fn attacker_process() {
-    let status = match attacker::attempt() {
-        Ok(status) => status,
+fn main() -> ExitCode {
+    if let Some(status) = attacker::main() {
+        return status;
+    }
+    match tests() {
+        Ok(tests) => arguments::run(tests),
         Err(error) => {
-            // Past what a test's output is kept back by.
-            let _ = writeln!(std::io::stderr(), "attacker: {error:#}");
-            1
+            let _ = writeln!(std::io::stderr(), "isolation: {error:#}");
+            ExitCode::FAILURE
         }
-    };
-    std::process::exit(status);
+    }
 }
 
-/// Past that too.
-fn say(line: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{line}")?;
-    Ok(())
+/// A test for each row, and two more.
+fn tests() -> Result<Vec<Trial>> {
+    let victim = Arc::new(Victim::start()?);
+    let mut tests = Vec::new();
+    for (subject, rows) in attempts::all() {
+        for row in rows {
+            let victim = Arc::clone(&victim);
+            let name = format!("{subject}::{}", row.name);
+            // As the names of tests are: they go through a shell.
+            let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != ':', "_");
+            let name = format!("attempt::{name}").to_lowercase();
+            let test = move || done(stopped_as_its_row_says(row, victim.target()));
+            tests.push(Trial::test(name, test).with_ignored_flag(true));
+        }
+    }
+    let threads = move || done(filters_of_the_other_threads_stop_it(victim.target()));
+    let name = "filter_of_every_thread_of_the_vmm_stops_what_the_matrix_says";
+    tests.push(Trial::test(name, threads).with_ignored_flag(true));
+    tests.push(Trial::test("document_shows_the_matrix", || {
+        done(document::is_up_to_date())
+    }));
+    Ok(tests)
 }
 
-/// What of a row is not as it says.
-fn failures(attempt: &Attempt, target: &Target) -> Result<Vec<String>> {
+fn done(result: Result<()>) -> Result<(), Failed> {
+    result.map_err(|error| format!("{error:#}").into())
+}
+
+fn stopped_as_its_row_says(attempt: &Attempt, target: &Target) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "run it as root");
     let mut failures = Vec::new();
     let free = run(attempt, Role::ALL[0], Behind::Nothing, target)?;
     if free != Outcome::Done {
         match attempt.needs {
-            Some(needs) => say(&format!(
-                "    {}: not possible on this machine ({needs})",
+            Some(needs) => writeln!(
+                std::io::stdout(),
+                "not possible here without a layer, it needs {needs}: {}",
                 attempt.name
-            ))?,
-            None => failures.push(format!("{}: {free:?} without any layer", attempt.name)),
+            )?,
+            None => failures.push(format!("{free:?} without any layer")),
         }
     }
     // A layer but these two is the same in every role.
@@ -73,53 +98,22 @@ fn failures(attempt: &Attempt, target: &Target) -> Result<Vec<String>> {
             // What this kernel has not is not there behind a layer either.
             let absent = [free, outcome] == [Outcome::Unknown; 2];
             if !outcome.stopped() && !absent {
-                failures.push(format!(
-                    "{}: {outcome:?} as {role}, behind {layer} alone",
-                    attempt.name
-                ));
+                failures.push(format!("{outcome:?} as {role}, behind {layer} alone"));
             }
         }
         if !layers.is_empty() {
             let outcome = run(attempt, role, Behind::All, target)?;
             if !outcome.stopped() {
-                failures.push(format!(
-                    "{}: {outcome:?} as {role}, behind all layers",
-                    attempt.name
-                ));
+                failures.push(format!("{outcome:?} as {role}, behind all layers"));
             }
         }
     }
-    Ok(failures)
-}
-
-#[test]
-#[ignore = "attacks this machine as root: scripts/test"]
-fn each_attempt_is_stopped_by_each_layer_of_its_row_alone() -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "run it as root");
-    let victim = Victim::start()?;
-    let mut failed = Vec::new();
-    for (subject, rows) in attempts::all() {
-        say(&format!("  {subject}"))?;
-        for row in rows {
-            let found = failures(row, victim.target()).with_context(|| row.name)?;
-            let verdict = if found.is_empty() {
-                "stopped"
-            } else {
-                "NOT AS SAID"
-            };
-            say(&format!("    {verdict}: {}", row.name))?;
-            failed.extend(found);
-        }
-    }
-    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }
 
-#[test]
-#[ignore = "attacks this machine as root: scripts/test"]
-fn filter_of_every_thread_of_the_vmm_stops_what_the_matrix_says() -> Result<()> {
-    let victim = Victim::start()?;
-    let mut failed = Vec::new();
+fn filters_of_the_other_threads_stop_it(target: &Target) -> Result<()> {
+    let mut failures = Vec::new();
     for role in Thread::ALL.map(Role::Vmm) {
         if Role::ALL.contains(&role) {
             continue;
@@ -128,35 +122,13 @@ fn filter_of_every_thread_of_the_vmm_stops_what_the_matrix_says() -> Result<()> 
             if !row.stopped_by(role).contains(&Layer::Filter) {
                 continue;
             }
-            let outcome = run(row, role, Behind::One(Layer::Filter), victim.target())?;
+            let outcome =
+                run(row, role, Behind::One(Layer::Filter), target).with_context(|| row.name)?;
             if !outcome.stopped() {
-                failed.push(format!("{}: {outcome:?} as {role}", row.name));
+                failures.push(format!("{}: {outcome:?} as {role}", row.name));
             }
         }
     }
-    ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    Ok(())
-}
-
-/// `WRITE_ISOLATION=1` writes it anew.
-#[test]
-fn document_shows_the_matrix() -> Result<()> {
-    const BEGIN: &str = "<!-- matrix: begin -->\n";
-    const END: &str = "<!-- matrix: end -->";
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/isolation.md");
-    let text = std::fs::read_to_string(path)?;
-    let (before, rest) = text.split_once(BEGIN).context("where the matrix begins")?;
-    let (shown, after) = rest.split_once(END).context("where it ends")?;
-    if std::env::var_os("WRITE_ISOLATION").is_some() {
-        std::fs::write(
-            path,
-            format!("{before}{BEGIN}{}{END}{after}", document::matrix()),
-        )?;
-        return Ok(());
-    }
-    ensure!(
-        shown == document::matrix(),
-        "WRITE_ISOLATION=1 cargo test -p tests --test isolation writes it anew"
-    );
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

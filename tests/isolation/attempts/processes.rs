@@ -112,7 +112,7 @@ fn start_thread(_: &Scene) -> io::Result<()> {
 
 /// This program again, which then says that it was started.
 fn start_program(_: &Scene) -> io::Result<()> {
-    let words = [c"isolation", c"--ignored", c"--exact", c"attacker_process"].map(text);
+    let words = [c"isolation"].map(text);
     let mut arguments: Vec<u8> = words
         .into_iter()
         .chain([0])
@@ -153,9 +153,8 @@ fn make_namespace(_: &Scene) -> io::Result<()> {
     raw(libc::SYS_unshare, &[CLONE_NEWUTS]).map(drop)
 }
 
-/// A process with threads cannot; that is said after all checks of rights.
 fn make_user_namespace(_: &Scene) -> io::Result<()> {
-    reached(raw(libc::SYS_unshare, &[CLONE_NEWUSER]), &[libc::EINVAL])
+    raw(libc::SYS_unshare, &[CLONE_NEWUSER]).map(drop)
 }
 
 fn raise_priority(_: &Scene) -> io::Result<()> {
