@@ -6,10 +6,10 @@
 //! `mechanisms` know one kernel feature each; `show` tells the tables to the operator; `sys` holds what needs unsafe code.
 //! This crate knows nothing of virtual machines or vfio-user.
 
+pub mod show;
 pub mod prepare;
 pub mod enter;
 pub mod roles;
 pub mod mechanisms;
 pub mod profile;
-pub mod show;
 pub mod sys;

@@ -3,7 +3,9 @@ use super::*;
 fn parse_words(words: &str) -> Result<Command, clap::Error> {
     match parse_task(words)? {
         Task::Serve(command) => Ok(command),
-        Task::Host(command) => panic!("vfio or test expected, not {command:?}"),
+        other @ (Task::Host(_) | Task::PrintSandbox) => {
+            panic!("vfio or test expected, not {other:?}")
+        }
     }
 }
 
