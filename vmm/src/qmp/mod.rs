@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `server` | who is connected, which thread does what |
 //! | `connection` | what one client may do when |
+//! | `pace` | how many commands run in a second |
 //! | `commands` | what each command takes, gives and calls |
 //! | `arguments` | is an argument there, of the right type, and nothing else |
 //! | `machine` | what the commands need of the machine |
@@ -17,6 +18,7 @@
 
 pub mod server;
 mod connection;
+mod pace;
 pub mod commands;
 mod arguments;
 pub(crate) mod shapes;

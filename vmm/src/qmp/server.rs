@@ -5,7 +5,7 @@
 //! `quit` waits for somebody's device. The commands of one client never overtake each other. Events may come from any
 //! thread: they are queued and sent as far as the socket takes them without waiting, so no client can delay the machine.
 //! A client that closes its sending side is still answered (`echo ... | socat`), then dropped.
-//! Limits: [`MAX_CLIENTS`]; per client those of `connection.rs`.
+//! Limits: [`MAX_CLIENTS`]; commands per second (`pace.rs`); per client those of `connection.rs`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
@@ -22,6 +22,7 @@ use super::commands::{self, Context};
 use super::connection::Connection;
 use super::envelope::Request;
 use super::events::Event;
+use super::pace::Pace;
 use crate::event_loop::{EventLoop, Interest, Token};
 use crate::threads::{Kind, Threads};
 
@@ -158,7 +159,11 @@ impl Shared {
     }
 
     fn run_commands(self: &Arc<Self>, queue: &Receiver<(ClientId, Request)>, context: &Context) {
+        let mut pace = Pace::new(Instant::now());
         while let Ok((client, mut request)) = queue.recv() {
+            if let Some(pause) = pace.pause(Instant::now()) {
+                thread::park_timeout(pause);
+            }
             let id = request.id.take();
             let (answer, after) = match commands::run(context, request) {
                 Ok(outcome) => (Ok(outcome.value), outcome.after),
