@@ -1,14 +1,43 @@
 """A QEMU that has the vfio-user-pci client (10.1 or newer), and the lab's guest for it: what tests/interop boots.
 
-It is the lab's own QEMU (machine.py).
+It is the lab's own QEMU (machine.py). As a folder it goes into the lab machine, where scripts/bench runs it beside ours.
 """
 
 import json
+import pathlib
+import shutil
 
 import contents
 import kernels
 import machine
+import unpacked
 from shelf import TOOLS_SUITE
+
+PROGRAM = "usr/bin/qemu-system-x86_64"
+# What a q35 machine without a display needs, and -kernel with an ELF file.
+FIRMWARE = (
+    "usr/share/seabios/bios-256k.bin", "usr/share/qemu/kvmvapic.bin", "usr/share/qemu/linuxboot_dma.bin", "usr/share/qemu/pvh.bin",
+)
+# Starts the program wherever the folder is, with the libraries that came with it.
+RUN = f"""#!/bin/sh
+here=$(dirname "$0")
+exec "$here/{unpacked.LINKER}" --library-path "$here" "$here/qemu" -L "$here" "$@"
+"""
+
+
+def folder(shelf, target):
+    """Makes the folder `target`, with QEMU, its libraries and firmware, and `run`, which starts it."""
+    qemu = shelf.unpacked("qemu", machine.QEMU_SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
+    target = pathlib.Path(target)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name, file in unpacked.libraries(qemu, PROGRAM).items():
+        shutil.copy2(file, target / name)
+    shutil.copy2(qemu / PROGRAM, target / "qemu")
+    for name in FIRMWARE:
+        shutil.copy2(qemu / name, target)
+    (target / "run").write_text(RUN)
+    (target / "run").chmod(0o755)
 
 
 def parts(shelf, guest_initrd):

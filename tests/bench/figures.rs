@@ -16,21 +16,29 @@ struct Figure {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Limit {
     AtLeast(f64),
+    AtMost(f64),
     Below(f64),
+    /// For a ratio to a peer. A quarter of the pairs at or below 1.0 is enough: such a spread includes or beats 1.0.
+    NotSlower,
 }
 
 impl Limit {
-    fn allows(self, value: f64) -> bool {
+    fn allows(self, figure: &Figure) -> bool {
+        let value = figure.at(2);
         match self {
             Self::AtLeast(limit) => value >= limit,
+            Self::AtMost(limit) => value <= limit,
             Self::Below(limit) => value < limit,
+            Self::NotSlower => figure.at(1) <= 1.0,
         }
     }
 
     fn text(self) -> String {
         match self {
             Self::AtLeast(limit) => format!(">= {limit}"),
+            Self::AtMost(limit) => format!("<= {limit}"),
             Self::Below(limit) => format!("< {limit}"),
+            Self::NotSlower => "quarter <= 1".to_owned(),
         }
     }
 }
@@ -81,7 +89,7 @@ impl Figures {
                 format!(
                     "{} {}",
                     limit.text(),
-                    if limit.allows(median) {
+                    if limit.allows(figure) {
                         "kept"
                     } else {
                         "BROKEN"
@@ -122,11 +130,7 @@ impl Figures {
         let broken: Vec<&str> = self
             .all
             .iter()
-            .filter(|figure| {
-                figure
-                    .limit
-                    .is_some_and(|limit| !limit.allows(figure.spread().1))
-            })
+            .filter(|figure| figure.limit.is_some_and(|limit| !limit.allows(figure)))
             .map(|figure| figure.name.as_str())
             .collect();
         ensure!(broken.is_empty(), "limits broken: {}", broken.join(", "));
@@ -137,13 +141,14 @@ impl Figures {
 impl Figure {
     /// The least, the middle and the greatest sample.
     fn spread(&self) -> (f64, f64, f64) {
+        (self.at(0), self.at(2), self.at(4))
+    }
+
+    /// The sample below which so many quarters of the samples are.
+    fn at(&self, quarters: usize) -> f64 {
         let mut sorted = self.samples.clone();
         sorted.sort_by(f64::total_cmp);
-        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-        (
-            at(0),
-            at(sorted.len() / 2),
-            at(sorted.len().saturating_sub(1)),
-        )
+        let index = (sorted.len() * quarters / 4).min(sorted.len().saturating_sub(1));
+        sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 }

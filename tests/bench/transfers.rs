@@ -17,7 +17,7 @@ const MEASURE: &str = r#"
     device=/sys/bus/pci/devices/0000:00:03.0
     echo 0000:00:03.0 >$device/driver/unbind
     echo 1 >$device/enable
-    echo "REGISTER $(/guest-probe register $device/resource0 8 200)"
+    echo "REGISTER $(/guest-probe register $device/resource0 8 200 16)"
 "#;
 const MIN_REGISTER_RATIO: f64 = 100.0;
 
@@ -61,7 +61,11 @@ fn transfer(options: &str, what: &str, figures: &mut Figures) -> Result<f64> {
 
 /// The number after `start` in the line `name`.
 fn word(report: &GuestReport, name: &str, start: &str) -> Result<f64> {
-    let line = report.value(name)?;
+    number(report.value(name)?, start)
+}
+
+/// The number after `start` in a line of the guest's probe.
+pub(crate) fn number(line: &str, start: &str) -> Result<f64> {
     let found = line.split(' ').find_map(|word| word.strip_prefix(start));
     Ok(found
         .with_context(|| format!("no {start} in {line:?}"))?

@@ -1,7 +1,7 @@
 //! guest-probe: what tests and figures need inside a guest and busybox does not have. Linked statically.
 //!
 //!     guest-probe reads DISK DEPTH COUNT        random 4 KiB reads, DEPTH at a time (reads.rs)
-//!     guest-probe register RESOURCE OFFSET COUNT    reads of a 32-bit device register (register.rs)
+//!     guest-probe register RESOURCE OFFSET COUNT BATCH    reads of a 32-bit device register, BATCH of them a sample (register.rs)
 //!
 //! Prints one line of "name=value" words, times in nanoseconds.
 
@@ -15,10 +15,12 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["reads", disk, depth, count] => reads::run(disk, depth.parse()?, count.parse()?),
-        ["register", resource, offset, count] => {
-            register::run(resource, offset.parse()?, count.parse()?)
+        ["register", resource, offset, count, batch] => {
+            register::run(resource, offset.parse()?, count.parse()?, batch.parse()?)
         }
-        _ => bail!("usage: guest-probe reads DISK DEPTH COUNT | register RESOURCE OFFSET COUNT"),
+        _ => bail!(
+            "usage: guest-probe reads DISK DEPTH COUNT | register RESOURCE OFFSET COUNT BATCH"
+        ),
     }
 }
 

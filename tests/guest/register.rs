@@ -9,10 +9,8 @@ use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 use crate::percentile;
 
-/// Reads in one sample: a mapped read is much shorter than reading the clock.
-const BATCH: u64 = 16;
-
-pub(crate) fn run(resource: &str, offset: usize, count: u64) -> Result<()> {
+/// A sample is the mean of `batch` reads: a mapped read is much shorter than reading the clock.
+pub(crate) fn run(resource: &str, offset: usize, count: u64, batch: u32) -> Result<()> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -26,10 +24,10 @@ pub(crate) fn run(resource: &str, offset: usize, count: u64) -> Result<()> {
     let mut samples = Vec::new();
     for _ in 0..count {
         let begin = Instant::now();
-        for _ in 0..BATCH {
+        for _ in 0..batch {
             value = registers.load(offset, Ordering::Relaxed)?;
         }
-        samples.push(begin.elapsed().as_nanos() / u128::from(BATCH));
+        samples.push(begin.elapsed().as_nanos() / u128::from(batch));
     }
     samples.sort_unstable();
     println!(

@@ -18,6 +18,18 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 /// Shell functions that every script may use.
 const PRELUDE: &str = include_str!("guest_prelude.sh");
 
+/// Runs what comes over the console, one line at a time.
+pub const OBEY: &str = r#"
+    number=0
+    echo "OBEY"
+    while read -r line </dev/ttyS0; do
+        [ "$line" = leave ] && break
+        eval "$line"
+        echo "DONE $number $?"
+        number=$((number + 1))
+    done
+"#;
+
 /// A kernel, its command line, and a script.
 #[derive(Debug, Clone)]
 pub struct Guest {

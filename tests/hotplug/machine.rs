@@ -4,6 +4,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+pub(crate) use harness::guest::OBEY;
 use harness::guest::{Guest, GuestReport};
 use harness::host_device::{HostDevice, NVME};
 use harness::qmp::Qmp;
@@ -21,18 +22,6 @@ const ENDED: Duration = Duration::from_secs(3);
 
 /// The manual's root port.
 pub(crate) const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
-
-/// Runs what comes over the console, one line at a time.
-pub(crate) const OBEY: &str = r#"
-    number=0
-    echo "OBEY"
-    while read -r line </dev/ttyS0; do
-        [ "$line" = leave ] && break
-        eval "$line"
-        echo "DONE $number $?"
-        number=$((number + 1))
-    done
-"#;
 
 /// `device_add` of the lab's NVMe behind pcie.1, with more properties as JSON (`,"key":value`).
 pub(crate) fn add_nvme(id: &str, more: &str) -> String {

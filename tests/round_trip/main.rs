@@ -9,6 +9,7 @@ mod bare;
 mod crate_peer;
 mod cpus;
 #[path = "../bench/figures.rs"]
+#[expect(dead_code, reason = "limits that only scripts/bench has")]
 mod figures;
 mod ours;
 
