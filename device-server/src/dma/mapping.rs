@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use protocol::{Errno, IovaRange};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::VolatileSlice;
 
 /// Memory of the client, mapped shared. Unmapped on drop.
@@ -57,11 +57,31 @@ impl Mapping {
             )
         }?;
         let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::NOMEM)?;
-        Ok(Mapping {
+        let mapping = Mapping {
             address,
             len,
             writable,
-        })
+        };
+        mapping.prefer_huge_pages();
+        Ok(mapping)
+    }
+
+    /// Where the host allows it for shared memory that asks: whoever touches a page first decides how large it is, and pinning
+    /// memory for DMA touches all of it.
+    fn prefer_huge_pages(&self) {
+        // SAFETY: madvise's contract for MADV_HUGEPAGE, which changes no content:
+        // - the range is one mapping: address and length are those that `mmap` gave;
+        // - it stays mapped during the call: `self` is borrowed.
+        let advised = unsafe {
+            rustix::mm::madvise(
+                self.address.as_ptr().cast(),
+                self.len,
+                Advice::LinuxHugepage,
+            )
+        };
+        if let Err(errno) = advised {
+            tracing::debug!(%errno, "no transparent huge pages for client memory");
+        }
     }
 
     /// Where the memory is in this process.
@@ -110,3 +130,33 @@ impl Drop for Mapping {
 
 // SAFETY: the mapping is plain memory that any thread of this process may unmap; `Mapping` gives no access by itself.
 unsafe impl Send for Mapping {}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use protocol::Iova;
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    #[test]
+    fn mapping_asks_for_huge_pages() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            eprintln!("skipped: this kernel has no transparent huge pages");
+            return;
+        }
+        let memory = rustix::fs::memfd_create("mapping-test", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memory, 4 << 20).unwrap();
+        let range = IovaRange::new(Iova(0), 4 << 20).unwrap();
+        let mapping = Mapping::new(memory.as_fd(), 0, range, true).unwrap();
+        let begin = format!("{:x}-", mapping.address().as_ptr() as usize);
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let flags = smaps
+            .lines()
+            .skip_while(|line| !line.starts_with(&begin))
+            .find(|line| line.starts_with("VmFlags"))
+            .unwrap();
+        assert!(flags.split(' ').any(|flag| flag == "hg"), "{flags}");
+    }
+}

@@ -157,7 +157,10 @@ fn memory(maps: FileMaps) -> Vec<Rule> {
         )),
         Rule::syscall(libc::SYS_munmap, "allocator; guest memory after MAP_DMA"),
         Rule::syscall(libc::SYS_mremap, "allocator: grow a large block"),
-        Rule::syscall(libc::SYS_madvise, "allocator; end of a thread"),
+        Rule::syscall(
+            libc::SYS_madvise,
+            "allocator; huge pages for guest memory; end of a thread",
+        ),
         Rule::syscall(libc::SYS_brk, "allocator"),
         Rule::syscall(
             libc::SYS_sched_getaffinity,
