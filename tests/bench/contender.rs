@@ -95,6 +95,11 @@ impl Machine {
         &self.socket
     }
 
+    /// What its processes logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.stderr().text()
+    }
+
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
     }

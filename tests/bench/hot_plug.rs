@@ -14,6 +14,7 @@ use crate::contender::{BOTH, Machine, Vmm, in_turn};
 use crate::figures::{Figures, Limit};
 use crate::group::wait_until_free;
 use crate::resets::Resets;
+use crate::startup::stage_field;
 
 const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 const MOVED: Duration = Duration::from_secs(60);
@@ -37,6 +38,7 @@ pub(crate) fn measure(pairs: usize, figures: &mut Figures) -> Result<()> {
         let mut arguments = vec!["-device", PORT];
         if vmm == Vmm::Ours {
             arguments.extend(["-device-policy", &policy]);
+            arguments.extend(["-log-level", "info", "-log-format", "json"]);
         }
         let machine = Machine::start(vmm, &arguments, &Guest::running(OBEY))?;
         machine.wait_for_line("OBEY")?;
@@ -111,6 +113,10 @@ fn cycle(
         figures.add(&format!("{what}, {}", vmm.name()), "s", time);
     }
     let name = vmm.name();
+    if let Some(ms) = stage_field(&machine.log(), "dma-map", "ms") {
+        let what = format!("DMA map of 512 MiB in device_add, {name}");
+        figures.add(&what, "s", ms / 1000.0);
+    }
     let resets = f64::from(u32::try_from(count)?);
     figures.add(&format!("resets in device_add, {name}"), "", resets);
     figures.add(

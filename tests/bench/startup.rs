@@ -60,17 +60,7 @@ fn start(device: &[&str], what: &str, figures: &mut Figures) -> Result<()> {
 
 /// What each step of the start took, from the lines with a `stage` in the VMM's log.
 fn steps(started_ms: i64, log: &str, what: &str, figures: &mut Figures) -> Result<()> {
-    let lines: Vec<Value> = log
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let field = |stage: &str, name: &str| {
-        let fields = lines
-            .iter()
-            .map(|line| &line["fields"])
-            .find(|fields| fields["stage"] == stage);
-        fields.and_then(|fields| fields[name].as_f64())
-    };
+    let field = |stage: &str, name: &str| stage_field(log, stage, name);
     let reached =
         |stage: &str| field(stage, "ms").with_context(|| format!("no stage {stage:?} in:\n{log}"));
     let began =
@@ -94,4 +84,12 @@ fn steps(started_ms: i64, log: &str, what: &str, figures: &mut Figures) -> Resul
         reached("kernel-loaded")? - reached("devices-attached")?,
     );
     Ok(())
+}
+
+/// A number of the last line about `stage` in a VMM's log.
+pub(crate) fn stage_field(log: &str, stage: &str, name: &str) -> Option<f64> {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .rfind(|line| line["fields"]["stage"] == stage)?["fields"][name]
+        .as_f64()
 }
