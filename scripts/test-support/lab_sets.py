@@ -40,10 +40,14 @@ HOST = (
 )
 
 
-# The manual's device, 0000:1a:00.3: bus 0x1a is behind a root port of a second root bus; function 0 has no driver in the lab.
-MANUAL_DEVICE = (
+# The manual's host: its device, 0000:1a:00.3, shares a group with the card's function 0 (bus 0x1a is behind a root port of a second root
+# bus); a card with two virtual functions; systemd.
+MANUAL_HOST = (
+    "--init", "systemd", "--copy-in", "packaging", "--copy-in", "/usr/bin/curl",
     "--device", "pxb-pcie,id=manual,bus_nr=25,addr=7", "--device", "pcie-root-port,id=port-1a,bus=manual,chassis=26,addr=0",
-    "--device", "e1000e,bus=port-1a,addr=0.0,multifunction=on,romfile=", "--device", "nvme,serial=manual,bus=port-1a,addr=0.3",
+    "--device", "nvme,serial=sibling,bus=port-1a,addr=0.0,multifunction=on", "--device", "nvme,serial=manual,bus=port-1a,addr=0.3",
+    "--device", "nvme-subsys,id=subsystem", "--device", "pcie-root-port,id=sriov-port,chassis=1,bus=pcie.0,addr=8",
+    "--device", "nvme,serial=sriov,bus=sriov-port,subsys=subsystem,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=8,msix_qsize=8",
 )
 
 # A SATA controller: MSI and no MSI-X. Its disk holds zeros.
@@ -90,18 +94,20 @@ class LabSet:
 SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults", "isolation"), skip=("filter_of_every_thread",)),
     LabSet("kernel 7", "7", ("passthrough",)),
-    LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug", "isolation"), memory=2560, options=MANUAL_DEVICE, only=IOMMUFD_TESTS),
-    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=MANUAL_DEVICE, skip=("many::", "client::", "errors::", *CROSSINGS)),
+    LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug", "isolation"), memory=2560, only=IOMMUFD_TESTS),
+    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, skip=("many::", "client::", "errors::", *CROSSINGS)),
     LabSet("hotplug errors", "6.1", ("hotplug",), memory=2560, options=ERRORS, only=("errors::",)),
     LabSet("hotplug crossings", "6.1", ("hotplug",), memory=2560, only=CROSSINGS),
     # Ten times, about 25 s each where nothing else runs; scripts/soak does it 200 times.
     LabSet("hotplug slots", "6.1", ("hotplug",), memory=2560, options=EIGHT_CONTROLLERS, only=("many::",), timeout=2400),
-    LabSet("hotplug 7", "7", ("hotplug",), memory=2560, options=MANUAL_DEVICE, only=("manual::",), timeout=600),
+    LabSet("hotplug 7", "7", ("hotplug",), memory=2560, only=("manual::",), timeout=600),
     LabSet("qmp client", "6.1", ("hotplug",), memory=2560, options=("--python",), only=("client::",), folders=("qmp_client",)),
     LabSet("groups", "6.1", ("groups",), memory=5120, options=(*SERIAL_PAIR, *MSI_CONTROLLER)),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
     LabSet("host 7", "7", ("host",), memory=2048, options=HOST, long=True),
     LabSet("services 6.1", "6.1", ("services",), memory=2560, options=("--init", "systemd", "--copy-in", "packaging")),
+    LabSet("manual 6.1", "6.1", ("manual",), memory=2560, options=MANUAL_HOST, timeout=600),
+    LabSet("manual 7", "7", ("manual",), memory=2560, options=MANUAL_HOST, timeout=600),
     LabSet("host without IOMMU", "6.1", ("host-without-iommu",), memory=2048, options=("--iommu", "none")),
 )
 

@@ -24,6 +24,7 @@ pub mod raw_message;
 pub mod peer_qemu;
 pub mod process;
 pub mod console;
+pub mod packaged;
 pub mod host_device;
 pub mod kvm_statistics;
 pub mod system_calls;

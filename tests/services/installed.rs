@@ -1,7 +1,7 @@
 //! A host with the package's files, two tenants, and what systemd says of their units.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,13 +10,11 @@ use anyhow::{Context, Result, ensure};
 use harness::deadline::eventually;
 use harness::guest::Guest;
 use harness::host_device::{E1000E, HostDevice, NVME};
-use harness::programs;
+pub(crate) use harness::packaged::run;
+use harness::packaged::{self, UNITS};
 
 /// For a unit to become what it shall become: a device server may have to bind and reset its device.
 pub(crate) const CHANGE: Duration = Duration::from_secs(90);
-/// Where the lab puts what `--copy-in` names.
-const PACKAGING: &str = "/lab/in/packaging";
-const UNITS: &str = "/etc/systemd/system";
 
 /// Who has which device.
 #[derive(Debug, Clone, Copy)]
@@ -41,40 +39,10 @@ pub(crate) struct Host;
 impl Host {
     /// Puts everything where the package would, with the two tenants' drop-ins.
     pub(crate) fn install() -> Result<Host> {
-        run("cp", &["-r", &format!("{PACKAGING}/systemd/."), UNITS])?;
-        run(
-            "mkdir",
-            &["-p", "/usr/libexec/bulkhead", "/etc/udev/rules.d"],
-        )?;
-        run(
-            "cp",
-            &[
-                &format!("{PACKAGING}/udev/60-bulkhead.rules"),
-                "/etc/udev/rules.d/",
-            ],
-        )?;
-        let generator = "/etc/systemd/system-generators/bulkhead";
-        run("mkdir", &["-p", "/etc/systemd/system-generators"])?;
-        run("cp", &[&format!("{PACKAGING}/generator"), generator])?;
-        fs::set_permissions(generator, fs::Permissions::from_mode(0o755))?;
-        let lend = "/usr/libexec/bulkhead/lend-node";
-        run("cp", &[&format!("{PACKAGING}/lend-node"), lend])?;
-        fs::set_permissions(lend, fs::Permissions::from_mode(0o755))?;
-        for program in [programs::VMM, programs::DEVICE_SERVER] {
-            let link = PathBuf::from("/usr/bin").join(program);
-            if !link.exists() {
-                symlink(programs::find(program)?, link)?;
-            }
-        }
+        packaged::install()?;
         let tenants = "/etc/sysusers-tenants.conf";
         fs::write(tenants, "g blue -\ng green -\n")?;
-        for users in [&format!("{PACKAGING}/sysusers/bulkhead.conf"), tenants] {
-            run("systemd-sysusers", &[users])?;
-        }
-        run(
-            "systemd-tmpfiles",
-            &["--create", &format!("{PACKAGING}/tmpfiles/bulkhead.conf")],
-        )?;
+        run("systemd-sysusers", &[tenants])?;
         let host = Host;
         for tenant in [BLUE, GREEN] {
             tenant.settle()?;
@@ -259,18 +227,4 @@ fn drop_in(unit: &str, text: &str) -> Result<()> {
     let folder = Path::new(UNITS).join(format!("{unit}.d"));
     fs::create_dir_all(&folder)?;
     Ok(fs::write(folder.join("tenant.conf"), text)?)
-}
-
-pub(crate) fn run(program: &str, words: &[&str]) -> Result<String> {
-    let done = Command::new(program)
-        .args(words)
-        .output()
-        .context(program.to_owned())?;
-    let errors = String::from_utf8_lossy(&done.stderr);
-    ensure!(
-        done.status.success(),
-        "{program} {words:?}: {}: {errors}",
-        done.status
-    );
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
