@@ -7,6 +7,7 @@ mod e1000e;
 mod two_devices;
 mod machine;
 mod fast_path;
+mod confinement;
 mod isolation;
 mod service;
 mod telemetry;
