@@ -7,4 +7,5 @@ mod orders;
 mod tenants;
 mod hot_plug;
 mod hardening;
+mod attempts;
 mod installed;
