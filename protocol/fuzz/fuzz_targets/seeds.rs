@@ -1,6 +1,7 @@
 //! Writes the first inputs of every target below the directory that it is given: well-formed messages, written with
 //! the encoders that protocol/tests/golden.rs holds against the specification.
 
+use protocol::messages::dma_access;
 use protocol::messages::region_info::RegionInfoReply;
 use protocol::messages::write_multi::{self, WriteMultiEntry};
 use protocol::messages::{
@@ -46,7 +47,12 @@ impl Corpus {
         let version = [0, 0, 0];
         let len = u8::try_from(body.len()).expect("short");
         let step = [&version[..], &[4 | fds << 3, command, len], body].concat();
-        self.add("server_session", &name, &step)
+        self.add("server_session", &name, &step)?;
+        self.add(
+            "twin_socket",
+            &name,
+            &[&[0], &step[version.len()..]].concat(),
+        )
     }
 
     /// An answer for its target, and as a step of a client session, behind answers to what is asked before it.
@@ -57,7 +63,12 @@ impl Corpus {
         let mut steps = [5, 0, 0].repeat(before);
         steps.extend([5, 0, len]);
         steps.extend(body);
-        self.add("client_session", &name, &steps)
+        self.add("client_session", &name, &steps)?;
+        self.add(
+            "twin_socket",
+            &format!("client-{name}"),
+            &[&[0x80], &steps[..]].concat(),
+        )
     }
 }
 
@@ -152,6 +163,29 @@ fn requests(corpus: &Corpus) -> io::Result<()> {
     corpus.request("command_query", 8, 13, 0, &[])
 }
 
+/// DMA messages on a twin socket, by the side that sends them.
+fn twin(corpus: &Corpus) -> io::Result<()> {
+    let head = body(|out| dma_access::encode_head(Iova(0x1000), 8, out));
+    let read = [&head[..], &[1; 8]].concat();
+    for (name, what, command, body) in [
+        ("answer-read", 0x80 | 5, 11, &read),
+        ("answer-write", 0x80 | 5, 12, &head),
+        ("ask-read", 0x80 | 4, 11, &head),
+        ("ask-write", 0x80 | 4, 12, &read),
+    ] {
+        let len = u8::try_from(body.len()).expect("short");
+        let step = [&[what, command, len], &body[..]].concat();
+        for side in [0, 0x80] {
+            corpus.add(
+                "twin_socket",
+                &format!("{name}-{side}"),
+                &[&[side], &step[..]].concat(),
+            )?;
+        }
+    }
+    Ok(())
+}
+
 fn answers(corpus: &Corpus) -> io::Result<()> {
     let info = DeviceInfo {
         reset: true,
@@ -222,5 +256,6 @@ fn main() -> io::Result<()> {
     let qemu = b"\0\0\0\0{\"capabilities\":{\"max_msg_fds\":16,\"migration\":{\"pgsize\":4096},\"twin_socket\":{\"supported\":true,\"fd_index\":0}}}\0";
     corpus.add("command_version", "others", qemu)?;
     requests(&corpus)?;
+    twin(&corpus)?;
     answers(&corpus)
 }

@@ -3,7 +3,7 @@
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 /// One step: two bytes that say what to do, and what follows.
@@ -42,14 +42,17 @@ pub fn message(id: u16, command: u16, flags: u32, error: u32, body: &[u8]) -> Ve
     bytes
 }
 
-/// Writes bytes with descriptors beside them.
+/// Writes bytes with descriptors beside them: as many of the socket itself.
 pub fn send(stream: &UnixStream, bytes: &[u8], fds: usize) {
-    let fd = stream.as_fd();
-    let fds = vec![fd; fds];
+    send_with(stream, bytes, &vec![stream.as_fd(); fds]);
+}
+
+/// Writes bytes with these descriptors beside them.
+pub fn send_with(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     // A full socket ends the script; what was written counts.
