@@ -1,7 +1,7 @@
 """Which tests run in which lab machine. Every set is one boot.
 
 The lab emulates a machine that emulates a machine, and either dies now and then of the emulation. So the tests of a set that
-failed run once more in a fresh lab machine, alone. A test that passes only then is not hidden: it is named in the summary.
+failed run once more in a fresh lab machine, alone, and once again. A test that passes only then is not hidden: it is named in the summary.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ import subprocess
 from artifacts import ROOT, STAGE, TARGET, environment
 
 MEMORY_RESERVE_MIB = 512
+# Boots of one set, at most.
+TRIES = 3
 # scripts/lab's status after Ctrl-C.
 INTERRUPTED = 130
 
@@ -137,21 +139,22 @@ def available_memory_mib():
 
 
 def run(lab_set, staged, name_filter):
-    """Runs all tests of the set in one lab machine. Gives (ok, output, names of the tests that passed only the second time)."""
+    """Runs all tests of the set in one lab machine. Gives (ok, output, names of the tests that did not pass the first time)."""
     skips = [word for name in lab_set.skip for word in ("--skip", name)]
     only = [name_filter] if name_filter else list(lab_set.only)
-    ok, output = boot(lab_set, staged, [*only, *skips], "")
-    if ok:
-        if only == list(lab_set.only) and not re.search(r"^test result: ok\. [1-9]", output, re.MULTILINE):
+    arguments, shown, late = [*only, *skips], "", ()
+    for number in range(1, TRIES + 1):
+        ok, output = boot(lab_set, staged, arguments, f"-try-{number}" if number > 1 else "")
+        if ok and number == 1 and only == list(lab_set.only) and not re.search(r"^test result: ok\. [1-9]", output, re.MULTILINE):
             return False, f"{output}=== lab: {lab_set.name}: no test has a name with {' or '.join(only)}\n", ()
-        return True, output, ()
-    failed = failures(lab_set, output)
-    output += f"=== lab: {lab_set.name}: once more in a fresh lab machine: {' '.join(failed) or 'all, since the machine died'}\n"
-    ok, again = boot(lab_set, staged, ["--exact", *failed] if failed else [*only, *skips], "-again")
-    if failed:
-        # What failed is counted in the second run.
-        output = re.sub(r"(test result: )FAILED(\. \d+ passed; )\d+ failed", r"\1ok\g<2>0 failed", output)
-    return ok, (output if failed else uncounted(output)) + again, failed or ("the whole set",)
+        if ok or number == TRIES:
+            return ok, shown + output, late
+        failed = failures(lab_set, output)
+        late = late or failed or ("the whole set",)
+        output += f"=== lab: {lab_set.name}: once more in a fresh lab machine: {' '.join(failed) or 'all, since the machine died'}\n"
+        # What failed is counted in the next run.
+        shown += passed_only(output) if failed else uncounted(output)
+        arguments = ["--exact", *failed] if failed else arguments
 
 
 def failures(lab_set, output):
@@ -160,6 +163,11 @@ def failures(lab_set, output):
     # Where a machine died or an executable aborted, tests were never reached; a test's own output may hide its verdict.
     counts = [int(count) for count in re.findall(r"^test result: \w+\. \d+ passed; (\d+) failed", output, re.MULTILINE)]
     return names if len(counts) == len(lab_set.tests) and sum(counts) == len(names) else []
+
+
+def passed_only(output):
+    """The output of a run of which the failures do not count."""
+    return re.sub(r"(test result: )FAILED(\. \d+ passed; )\d+ failed", r"\1ok\g<2>0 failed", output)
 
 
 def uncounted(output):

@@ -79,11 +79,11 @@ def steps(options):
     for lab_set in chosen(options):
         yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
     if options.filter in DEMO and not options.test:
-        yield f"lab: {DEMO}", functools.partial(quietly, "scripts/demo"), None
+        yield f"lab: {DEMO}", functools.partial(in_labs, "scripts/demo"), None
     if options.filter in DEVICE_SERVER:
         # These start their own lab machines, from this one.
         words = ("cargo", "test", "--locked", "--quiet", "--package", "device-server", "--test", "vfio_lab", options.test, "--", "--ignored", "--test-threads=1")
-        yield f"lab: {DEVICE_SERVER}", functools.partial(quietly, *filter(None, words)), None
+        yield f"lab: {DEVICE_SERVER}", functools.partial(in_labs, *filter(None, words)), None
     if not options.lab_only:
         no_kvm = artifacts.why_no_kvm()
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
@@ -114,6 +114,15 @@ def quietly(*words):
         words, cwd=ROOT, env=artifacts.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )
     return done.returncode == 0, done.stdout
+
+
+def in_labs(*words):
+    """Runs a command that starts lab machines itself, and once more where it fails, as tests of a set are."""
+    ok, output = quietly(*words)
+    if ok:
+        return ok, output
+    ok, again = quietly(*words)
+    return ok, f"{lab_sets.uncounted(output)}=== once more: {' '.join(words)}\n{again}", ("the whole step",)
 
 
 def kvm_tests():
@@ -183,7 +192,7 @@ class Report:
         self._failures += failures
         self.failed |= not ok
         tests = f", {passed} passed, {failures} failed" if counts else ""
-        second = f"; only the second time: {' '.join(again[0])}" if ok and again and again[0] else ""
+        second = f"; not the first time: {' '.join(again[0])}" if ok and again and again[0] else ""
         line = f"{'ok  ' if ok else 'FAIL'}  {name}: {seconds:.0f} s{tests}{second}"
         self._lines.append(line)
         print(line, flush=True)
