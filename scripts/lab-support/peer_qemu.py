@@ -1,6 +1,6 @@
-"""A QEMU that has the vfio-user-pci client (10.1 or newer), and the lab's guest for it: what tests/interop boots.
+"""A QEMU that has the vfio-user-pci client, and the lab's guest for it: what tests/interop boots.
 
-It is the lab's own QEMU (machine.py). As a folder it goes into the lab machine, where scripts/bench runs it beside ours.
+The lab itself stays with its own QEMU (machine.py); this one is from a newer suite and in a cache entry of its own. As a folder it goes into the lab machine, where scripts/bench runs it beside ours.
 """
 
 import json
@@ -13,6 +13,8 @@ import machine
 import unpacked
 from shelf import TOOLS_SUITE
 
+# QEMU >= 10.1. What a backports suite does not have comes from the suite that it adds to.
+SUITE = "trixie-backports trixie"
 PROGRAM = "usr/bin/qemu-system-x86_64"
 # What a q35 machine without a display needs, and -kernel with an ELF file.
 FIRMWARE = (
@@ -27,7 +29,7 @@ exec "$here/{unpacked.LINKER}" --library-path "$here" "$here/qemu" -L "$here" "$
 
 def folder(shelf, target):
     """Makes the folder `target`, with QEMU, its libraries and firmware, and `run`, which starts it."""
-    qemu = shelf.unpacked("qemu", machine.QEMU_SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
+    qemu = shelf.unpacked("peer-qemu", SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
     target = pathlib.Path(target)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -42,7 +44,7 @@ def folder(shelf, target):
 
 def parts(shelf, guest_initrd):
     """Fills the cache with what is missing; JSON with the words of a command that boots the guest's kernel."""
-    qemu = shelf.unpacked("qemu", machine.QEMU_SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
+    qemu = shelf.unpacked("peer-qemu", SUITE, machine.QEMU_PACKAGES, machine.QEMU_FOLLOW)
     tools = shelf.unpacked("tools", TOOLS_SUITE, contents.TOOLS + contents.LAB_TOOLS, contents.LIBRARY_PACKAGES)
     kernel = shelf.kernel(kernels.GUEST_KERNEL_GENERIC)
     archives = [
