@@ -22,9 +22,12 @@ const IOMMU: RawFd = 0x7fff_0002;
 const LATE: RawFd = 0x7fff_0003;
 const MEMORY_BYTES: u64 = 0x7fff_0004;
 const NAMES: [(u64, &str); 4] = [
-    (0x7fff_0001, "the device"),
-    (0x7fff_0002, "the IOMMU"),
-    (0x7fff_0003, "the first that came after the start"),
+    (DEVICE.unsigned_abs() as u64, "the device"),
+    (IOMMU.unsigned_abs() as u64, "the IOMMU"),
+    (
+        LATE.unsigned_abs() as u64,
+        "the first that came after the start",
+    ),
     (MEMORY_BYTES, "the guest's memory"),
 ];
 /// How wide what a row allows is shown, before its reason.

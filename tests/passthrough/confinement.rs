@@ -6,23 +6,14 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use harness::guest::Guest;
-use harness::host_device::{E1000E, HostDevice, NVME};
+use harness::host_device::{E1000E, HostDevice};
 use harness::proc_files::status_of_threads;
 use harness::refusal;
 use harness::vm::Vm;
 
-const WAIT: &str = "pause running\n";
+use crate::isolation::vm_with;
 
-fn with_nvme(options: &[&str]) -> Result<Vm> {
-    HostDevice::at(NVME).give_to_vfio()?;
-    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x3");
-    let vm = Vm::start(
-        &[&["-m", "256M", "-device", &device], options].concat(),
-        &Guest::running(WAIT),
-    )?;
-    vm.wait_for_mark("running")?;
-    Ok(vm)
-}
+const WAIT: &str = "pause running\n";
 
 fn end(mut vm: Vm) -> Result<()> {
     vm.resume()?;
@@ -50,7 +41,7 @@ fn users(vm: &Vm) -> Result<Vec<u32>> {
 #[ignore = "runs in the lab: scripts/test"]
 fn processes_of_two_vms_are_users_of_the_range_each_its_own() -> Result<()> {
     let range = ["-sandbox-uids", "300000-300002"];
-    let first = with_nvme(&range)?;
+    let first = vm_with(&range, "")?;
     let second = Vm::start(
         &[&["-m", "256M"], &range[..]].concat(),
         &Guest::running(WAIT),
@@ -69,7 +60,7 @@ fn processes_of_two_vms_are_users_of_the_range_each_its_own() -> Result<()> {
     end(second)?;
     end(first)?;
     // What they had can be had again.
-    let again = with_nvme(&range)?;
+    let again = vm_with(&range, "")?;
     assert!(users(&again)?.iter().all(|user| all.contains(user)));
     end(again)
 }
@@ -79,7 +70,7 @@ fn processes_of_two_vms_are_users_of_the_range_each_its_own() -> Result<()> {
 fn processes_start_in_the_control_group_and_leave_it_empty() -> Result<()> {
     let group = Path::new("/sys/fs/cgroup/tenant");
     fs::create_dir(group)?;
-    let vm = with_nvme(&["-sandbox-cgroup", "/sys/fs/cgroup/tenant"])?;
+    let vm = vm_with(&["-sandbox-cgroup", "/sys/fs/cgroup/tenant"], "")?;
     let confined = [vec![vm.vmm_pid()?], vm.device_server_pids()?].concat();
     for pid in vm.all_pids()? {
         let shown = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;

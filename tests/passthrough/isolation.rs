@@ -24,7 +24,8 @@ fn running_vm(device_options: &str) -> Result<Vm> {
     vm_with(&[], device_options)
 }
 
-fn vm_with(options: &[&str], device_options: &str) -> Result<Vm> {
+/// A VM that has the NVMe, in a guest that has read it and waits.
+pub(crate) fn vm_with(options: &[&str], device_options: &str) -> Result<Vm> {
     HostDevice::at(NVME).give_to_vfio()?;
     let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03{device_options}");
     let vm = Vm::start(
