@@ -5,12 +5,11 @@
 mod peers;
 
 use allocation_counter::{AllocationInfo, measure};
+use peers::zeroes::Zeroes;
 use protocol::messages::region::RegionAccess;
 use protocol::messages::{TwinSocket, dma::DmaMapFlags};
 use protocol::server::{Connection, Event, Request, ServerConfig};
-use protocol::{
-    Client, ClientConfig, Command, DmaHandler, Errno, Iova, IovaRange, RegionIndex, Reply,
-};
+use protocol::{Client, ClientConfig, Command, Iova, IovaRange, RegionIndex, Reply};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -21,19 +20,6 @@ const WARM_UP: u32 = 4;
 const MEASURED: u32 = 100;
 /// A write here makes the device read and write client memory by messages.
 const DOORBELL: u64 = 0x100;
-
-struct Zeroes;
-
-impl DmaHandler for Zeroes {
-    fn read(&self, _: Iova, data: &mut [u8]) -> Result<(), Errno> {
-        data.fill(0);
-        Ok(())
-    }
-
-    fn write(&self, _: Iova, _: &[u8]) -> Result<(), Errno> {
-        Ok(())
-    }
-}
 
 /// What a request left to do once it no longer borrows the connection.
 enum Work {

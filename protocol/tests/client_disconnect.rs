@@ -7,12 +7,13 @@ mod peers;
 
 use harness::raw_message::RawMessage;
 use peers::device::{DMA_DOORBELL, DMA_SOURCE, memfd, serve};
+use peers::zeroes::Zeroes;
 use protocol::messages::Feature;
 use protocol::messages::write_multi::WriteMultiEntry;
 use protocol::server::ServerConfig;
 use protocol::{
-    Client, ClientConfig, ClientError, DmaHandler, DmaMapFlags, Errno, Iova, IovaRange, IrqAction,
-    IrqIndex, RegionIndex,
+    Client, ClientConfig, ClientError, DmaMapFlags, Iova, IovaRange, IrqAction, IrqIndex,
+    RegionIndex,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use std::net::Shutdown;
@@ -23,20 +24,6 @@ use std::time::{Duration, Instant};
 
 /// Far below every deadline.
 const AT_ONCE: Duration = Duration::from_secs(2);
-
-/// Guest memory that is all zeroes.
-struct Zeroes;
-
-impl DmaHandler for Zeroes {
-    fn read(&self, _: Iova, data: &mut [u8]) -> Result<(), Errno> {
-        data.fill(0);
-        Ok(())
-    }
-
-    fn write(&self, _: Iova, _: &[u8]) -> Result<(), Errno> {
-        Ok(())
-    }
-}
 
 /// One of each: every command that a client sends and every answer that carries a descriptor.
 fn asks_for_everything(socket: OwnedFd) -> Result<(), ClientError> {

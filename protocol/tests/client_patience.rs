@@ -6,6 +6,7 @@
 mod peers;
 
 use peers::script::{DEADLINE, config, connect};
+use peers::zeroes::Zeroes;
 use peers::{COMMAND, REPLY, RawPeer, message, version_body};
 use protocol::{
     Client, ClientConfig, ClientError, CommandCode, DmaHandler, DmaMapFlags, Errno, Iova,
@@ -16,20 +17,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-/// Memory that is there.
-struct Zeroes;
-
-impl DmaHandler for Zeroes {
-    fn read(&self, _address: Iova, data: &mut [u8]) -> Result<(), Errno> {
-        data.fill(0);
-        Ok(())
-    }
-
-    fn write(&self, _address: Iova, _data: &[u8]) -> Result<(), Errno> {
-        Ok(())
-    }
-}
 
 fn with_memory() -> ClientConfig {
     ClientConfig {

@@ -1,4 +1,4 @@
-//! Two peers for tests: the raw one of the harness, and a small device behind the server's side.
+//! Two peers for tests: the raw one of the harness, and a small device behind the server's side; a client's memory.
 //! Every wait ends after `PATIENCE`.
 #![expect(dead_code, unused_imports, reason = "each test file uses a part of it")]
 #![expect(
@@ -9,6 +9,7 @@
 pub mod device;
 pub mod framing;
 pub mod script;
+pub mod zeroes;
 
 pub use harness::raw_peer::bytes::{
     COMMAND, ERROR, NO_REPLY, REPLY, message, sized, version as version_body,
