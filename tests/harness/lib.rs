@@ -28,6 +28,7 @@ pub mod packaged;
 pub mod host_device;
 pub mod kvm_statistics;
 pub mod system_calls;
+pub mod installed_filters;
 pub mod proc_files;
 pub mod initrd;
 pub mod pattern;

@@ -8,6 +8,7 @@ mod two_devices;
 mod machine;
 mod fast_path;
 mod confinement;
+mod tables;
 mod isolation;
 mod service;
 mod telemetry;

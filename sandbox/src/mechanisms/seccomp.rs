@@ -12,6 +12,9 @@ use seccompiler::{
 
 use super::MechanismError;
 
+/// A compiled filter.
+pub type Program = BpfProgram;
+
 /// A system call that is allowed, under conditions on its arguments.
 #[derive(Debug, Clone)]
 pub struct Rule {
