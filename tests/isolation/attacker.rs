@@ -3,6 +3,7 @@
 use std::env;
 use std::io::Write;
 use std::mem::ManuallyDrop;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
@@ -10,7 +11,9 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::attempts::{self, Attempt, Scene};
+use crate::control_group::{self, ControlGroup};
 use crate::layers::{self, Layer};
+use crate::other_end::{self, OtherEnd};
 use crate::role::{Held, Role, confinement};
 use crate::victim::Target;
 
@@ -21,6 +24,8 @@ const UNKNOWN: u8 = 44;
 const KILLED: u8 = 45;
 const SIGSYS: i32 = 31;
 const SIGXFSZ: i32 = 25;
+/// For want of memory in its control group.
+const SIGKILL: i32 = 9;
 /// More than a role may have, so that it is the role's limit that stops.
 const DESCRIPTORS: u64 = 20_000;
 
@@ -60,7 +65,7 @@ impl Outcome {
             (Some(DONE), _) => Ok(Outcome::Done),
             (Some(REFUSED), _) => Ok(Outcome::Refused),
             (Some(UNKNOWN), _) => Ok(Outcome::Unknown),
-            (Some(KILLED), _) | (_, Some(SIGSYS | SIGXFSZ)) => Ok(Outcome::Killed),
+            (Some(KILLED), _) | (_, Some(SIGSYS | SIGXFSZ | SIGKILL)) => Ok(Outcome::Killed),
             _ => anyhow::bail!("the attacker ended with {status}"),
         }
     }
@@ -73,20 +78,43 @@ pub(crate) fn run(
     behind: Behind,
     target: &Target,
 ) -> Result<Outcome> {
+    let asks = attempt.stopped_by(role).contains(&Layer::Supervisor);
+    let (other_end, socket) = match behind {
+        _ if !asks => (None, Stdio::null()),
+        Behind::All | Behind::One(Layer::Supervisor) => open(other_end::shipped()?),
+        Behind::Nothing | Behind::One(_) => open(other_end::obedient()?),
+    };
+    let grouped = attempt.stopped_by(role).contains(&Layer::Cgroup) && behind != Behind::Nothing;
+    let group = grouped.then(ControlGroup::new).transpose()?;
     let behind = match behind {
         Behind::Nothing => "nothing".to_owned(),
         Behind::One(layer) => layer.to_string(),
         Behind::All => "all".to_owned(),
     };
-    let status = command()?
+    let mut command = command()?;
+    if let Some(group) = &group {
+        command.env("CONTROL_GROUP", group.path());
+    }
+    let status = command
         .env("ATTEMPT", attempt.name)
         .env("ROLE", role.to_string())
         .env("BEHIND", &behind)
         .env("TARGET", target.to_words())
-        .stdin(Stdio::null())
+        .stdin(socket)
         .stdout(Stdio::null())
         .status()?;
-    Outcome::of(status).with_context(|| format!("{} as {role}, behind {behind}", attempt.name))
+    let context = || format!("{} as {role}, behind {behind}", attempt.name);
+    let outcome = Outcome::of(status).with_context(context)?;
+    // The attacker's copy of the socket is closed with the command, so that a thread at the other end ends too.
+    drop(command);
+    other_end
+        .map_or(Ok(()), OtherEnd::must_be_unharmed)
+        .with_context(context)?;
+    Ok(outcome)
+}
+
+fn open((other_end, socket): (OtherEnd, OwnedFd)) -> (Option<OtherEnd>, Stdio) {
+    (Some(other_end), socket.into())
 }
 
 fn command() -> Result<Command> {
@@ -132,7 +160,12 @@ fn attempt(name: &str) -> Result<u8> {
     let confinement = confinement(role, &scene.held);
     match behind.as_str() {
         "nothing" => {}
-        "all" => layers::enter_all(role, &confinement)?,
+        "all" => {
+            if env::var_os("CONTROL_GROUP").is_some() {
+                control_group::join()?;
+            }
+            layers::enter_all(role, &confinement)?;
+        }
         name => {
             let layer = Layer::named(name).context("no such layer")?;
             layers::enter_one(role, layer, &confinement)?;

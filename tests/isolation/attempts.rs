@@ -8,6 +8,7 @@ mod processes;
 mod kernel;
 mod memory;
 mod descriptors;
+mod requests;
 
 use std::io;
 
@@ -105,6 +106,7 @@ pub(crate) fn all() -> Vec<(&'static str, &'static [Attempt])> {
         ("The kernel", kernel::ATTEMPTS),
         ("Memory and limits", memory::ATTEMPTS),
         ("Descriptors", descriptors::ATTEMPTS),
+        ("Requests to the supervisor", requests::ATTEMPTS),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! The layers of a sandbox, each by itself, as `sandbox::enter` puts them on top of each other.
 
 use std::fmt;
+use std::fs::File;
 
 use anyhow::{Context, Result, bail};
 use sandbox::enter;
@@ -9,6 +10,7 @@ use sandbox::mechanisms::{capabilities, identity, landlock, namespaces, rlimits,
 use sandbox::profile::{Mode, Start};
 use sandbox::roles::supervisor;
 
+use crate::control_group;
 use crate::role::{Confinement, Role};
 
 /// What stops an attempt.
@@ -32,11 +34,15 @@ pub(crate) enum Layer {
     Capabilities,
     /// Resource limits.
     Limits,
+    /// A control group, where the operator gives one.
+    Cgroup,
+    /// The supervisor at the other end of the control socket: its policy, and what it takes how often.
+    Supervisor,
 }
 
 impl Layer {
     /// All of them.
-    pub(crate) const ALL: [Layer; 9] = [
+    pub(crate) const ALL: [Layer; 11] = [
         Layer::Filter,
         Layer::Landlock,
         Layer::Root,
@@ -46,6 +52,8 @@ impl Layer {
         Layer::User,
         Layer::Capabilities,
         Layer::Limits,
+        Layer::Cgroup,
+        Layer::Supervisor,
     ];
 
     /// The layer of a name.
@@ -68,6 +76,8 @@ impl fmt::Display for Layer {
             Layer::User => "user",
             Layer::Capabilities => "capabilities",
             Layer::Limits => "limits",
+            Layer::Cgroup => "cgroup",
+            Layer::Supervisor => "supervisor",
         })
     }
 }
@@ -86,6 +96,14 @@ pub(crate) fn enter_all(role: Role, confinement: &Confinement) -> Result<()> {
     let entered = enter::leave_host(&confinement.power, start)?;
     entered.close(&confinement.calls)?;
     Ok(())
+}
+
+/// Why this machine cannot give a layer, or None.
+pub(crate) fn why_not(layer: Layer) -> Option<&'static str> {
+    if layer == Layer::Supervisor && File::open("/dev/kvm").is_err() {
+        return Some("/dev/kvm cannot be opened");
+    }
+    control_group::why_not().filter(|_| layer == Layer::Cgroup)
 }
 
 /// Puts this process behind one layer. The pid namespace is there already.
@@ -107,7 +125,9 @@ pub(crate) fn enter_one(role: Role, layer: Layer, confinement: &Confinement) -> 
         }
         Layer::Net => leave("net namespace")?,
         Layer::Ipc => leave("ipc namespace")?,
-        Layer::Pid => {}
+        // Not of this process: its parent made the one, and the other is at the other end of a socket.
+        Layer::Pid | Layer::Supervisor => {}
+        Layer::Cgroup => control_group::join()?,
         Layer::User => {
             identity::become_uid(identity::own_uid()?)?;
         }

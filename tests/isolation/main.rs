@@ -8,8 +8,10 @@
 mod arguments;
 mod attacker;
 mod attempts;
+mod control_group;
 mod document;
 mod layers;
+mod other_end;
 mod raw_call;
 mod role;
 mod victim;
@@ -73,7 +75,16 @@ fn done(result: Result<()>) -> Result<(), Failed> {
 fn stopped_as_its_row_says(attempt: &Attempt, target: &Target) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "run it as root");
     let mut failures = Vec::new();
-    let free = run(attempt, Role::ALL[0], Behind::Nothing, target)?;
+    let named = Role::ALL
+        .into_iter()
+        .flat_map(|role| attempt.stopped_by(role));
+    if let Some(why) = named.copied().find_map(layers::why_not) {
+        writeln!(std::io::stdout(), "not tried: {}: {why}", attempt.name)?;
+        return Ok(());
+    }
+    let tries = |role: &Role| !attempt.stopped_by(*role).is_empty();
+    let first = Role::ALL.into_iter().find(tries).unwrap_or(Role::ALL[0]);
+    let free = run(attempt, first, Behind::Nothing, target)?;
     if free != Outcome::Done {
         match attempt.needs {
             Some(needs) => writeln!(

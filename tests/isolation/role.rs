@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
+use protocol::supervisor::ControlSocket;
 use rustix::fs::MemfdFlags;
 use sandbox::roles::vfio::{self, IommuDescriptor, Renewal, VfioDescriptors};
 use sandbox::roles::vmm::{self, Thread};
@@ -65,6 +66,8 @@ pub(crate) struct Held {
     pub other: File,
     /// Guest memory.
     pub memory: File,
+    /// Its socket to the supervisor, of a VMM.
+    pub control: ControlSocket,
     /// A network namespace: its own, until it leaves it.
     pub namespace: File,
     /// What a device server lent to the VMM: its number is above those of the start.
@@ -81,14 +84,18 @@ impl Held {
         memory.set_len(MEMORY_BYTES)?;
         let (device, iommu, other) = (zero()?, zero()?, zero()?);
         let namespace = File::open("/proc/self/ns/net").context("open a namespace")?;
+        // The attacker got it as its standard input.
+        let control = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let number = control.as_raw_fd();
         let start = [&device, &iommu, &other, &memory, &namespace].map(AsRawFd::as_raw_fd);
-        let late = start.into_iter().max().unwrap_or_default() + 1;
+        let late = start.into_iter().chain([number]).max().unwrap_or_default() + 1;
         let lent = rustix::io::fcntl_dupfd_cloexec(&other, late)?;
         Ok(Held {
             device,
             iommu,
             other,
             memory,
+            control: control.into(),
             namespace,
             lent,
             late,

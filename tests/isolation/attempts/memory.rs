@@ -8,7 +8,7 @@ use rustix::event::EventfdFlags;
 use rustix::fs::MemfdFlags;
 
 use super::{ATTACH, Attempt, Scene, VCPU};
-use crate::layers::Layer::{Filter, Ipc, Limits};
+use crate::layers::Layer::{Cgroup, Filter, Ipc, Limits};
 use crate::raw_call::raw;
 use crate::role::Role::{Iommufd, Type1};
 
@@ -18,6 +18,8 @@ const READ_WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE).unsigned_abs() as u
 const READ_EXEC: u64 = (libc::PROT_READ | libc::PROT_EXEC).unsigned_abs() as u64;
 const PRIVATE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unsigned_abs() as u64;
 const SHARED: u64 = libc::MAP_SHARED.unsigned_abs() as u64;
+/// More memory than the control group of the tests has.
+const MUCH_BYTES: usize = 256 << 20;
 /// More descriptors than any role may have.
 const MANY: usize = 18_000;
 
@@ -39,6 +41,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     Attempt::new("shared memory of the host", shared_memory, &[Filter, Ipc])
         .needs("CONFIG_SYSVIPC"),
     Attempt::new("lock memory", lock_memory, &[Filter]),
+    Attempt::new("take memory without end", take_memory, &[Cgroup]),
     Attempt::new("grow a file", grow_file, &[Limits]).only(&[Type1, Iommufd]),
     Attempt::new("copy descriptors without end", copy_descriptors, &[Limits])
         .only(&[Type1, Iommufd]),
@@ -87,6 +90,16 @@ fn shared_memory(scene: &Scene) -> io::Result<()> {
 fn lock_memory(_: &Scene) -> io::Result<()> {
     let address = map(READ_WRITE, PRIVATE, NO_DESCRIPTOR)?;
     raw(libc::SYS_mlock, &[address, PAGE]).map(drop)
+}
+
+/// More than the control group has, page by page.
+fn take_memory(_: &Scene) -> io::Result<()> {
+    let mut taken = vec![0_u8; MUCH_BYTES];
+    for page in taken.chunks_mut(4096) {
+        page.fill(1);
+    }
+    std::hint::black_box(&taken);
+    Ok(())
 }
 
 /// A write at its beginning is one beyond the limit of 0 bytes too.
