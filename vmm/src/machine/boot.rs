@@ -1,8 +1,8 @@
 //! How a kernel gets into memory and what the first vCPU begins with.
 //!
 //! There is no firmware. A bzImage is entered at its 64-bit entry (Linux x86 boot protocol 2.12 and later), an ELF file
-//! at its PVH entry. The same steps run again at every guest reset, from the copies that were read at start: a process in
-//! its jail reads no file any more, and a file that changes meanwhile changes nothing.
+//! at its PVH entry. The same steps run again at every guest reset, from what the files hold then: they are mapped at
+//! start (`memory/boot_file.rs`), since a process in its jail opens no file, and no copy of them stays in memory.
 //!
 //! | Guest address | What |
 //! |---|---|
@@ -23,13 +23,14 @@ mod memory_map;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek};
-use std::os::fd::OwnedFd;
+use std::io::{self, Cursor};
+use std::os::fd::{AsFd, OwnedFd};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::acpi;
 use crate::kvm::CpuState;
+use crate::memory::boot_file::BootFile;
 use crate::memory::layout::RamRegion;
 
 const GDT: u64 = 0x500;
@@ -41,14 +42,14 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const HIGH_MEMORY: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
 
-/// A kernel and its initrd, whole, in this process's memory.
+/// A kernel and its initrd.
 #[derive(Debug)]
 pub struct Images {
-    kernel: Vec<u8>,
-    initrd: Option<Vec<u8>>,
+    kernel: BootFile,
+    initrd: Option<BootFile>,
 }
 
-/// The files and texts that a machine boots from. Kept for the next reset.
+/// The files and texts that a machine boots from, at each reset.
 #[derive(Debug)]
 pub struct BootFiles {
     images: Images,
@@ -88,6 +89,14 @@ pub enum BootError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// A guest resets, and the file is not what it was.
+    #[error(
+        "Read the {what}: the file is shorter than at the start of this VM; start the VM again, and replace such files by renaming, not in place"
+    )]
+    Shorter {
+        /// Kernel or initrd.
+        what: &'static str,
     },
     /// The loader found something wrong.
     #[error("Load the kernel")]
@@ -139,28 +148,28 @@ struct Initrd {
 }
 
 impl Images {
-    /// Reads both files. `ram_bytes`: what the guest has, of which neither can need more.
-    pub fn read(
+    /// Maps both files. `ram_bytes`: what the guest has, of which neither can need more.
+    pub fn map(
         kernel: OwnedFd,
         initrd: Option<OwnedFd>,
         ram_bytes: u64,
     ) -> Result<Images, BootError> {
-        let initrd = initrd.map(|file| read_whole("initrd", "the initrd", file, ram_bytes));
+        let initrd = initrd.map(|file| map_whole("initrd", "the initrd", file, ram_bytes));
         Ok(Images {
-            kernel: read_whole("kernel", "the kernel", kernel, ram_bytes)?,
+            kernel: map_whole("kernel", "the kernel", kernel, ram_bytes)?,
             initrd: initrd.transpose()?,
         })
     }
 }
 
-fn read_whole(
+fn map_whole(
     name: &'static str,
     what: &'static str,
     file: OwnedFd,
     ram_bytes: u64,
-) -> Result<Vec<u8>, BootError> {
+) -> Result<BootFile, BootError> {
     let failed = |source| BootError::Read { what: name, source };
-    let mut file = File::from(file);
+    let file = File::from(file);
     let len = file.metadata().map_err(failed)?.len();
     if len > ram_bytes {
         return Err(BootError::NoRoom {
@@ -169,15 +178,17 @@ fn read_whole(
             has_mib: ram_bytes >> 20,
         });
     }
-    let mut bytes = Vec::new();
-    let size = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
-    bytes
-        .try_reserve_exact(size)
-        .map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-    file.rewind().map_err(failed)?;
-    // A file that grows meanwhile is read up to here.
-    file.take(len).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    let len = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
+    BootFile::map(file.as_fd(), len).map_err(failed)
+}
+
+/// What a boot file holds now, for as long as it is loaded.
+fn read(what: &'static str, file: &BootFile) -> Result<Vec<u8>, BootError> {
+    let read = file.copy();
+    read.map_err(|source| match source.raw_os_error() {
+        Some(libc::EFAULT) => BootError::Shorter { what },
+        _ => BootError::Read { what, source },
+    })
 }
 
 impl BootFiles {
@@ -197,12 +208,7 @@ impl BootFiles {
             .map(|region| region.gpa + region.len)
             .find(|end| *end <= 1 << 32)
             .unwrap_or(0);
-        let mut kernel = Cursor::new(self.images.kernel.as_slice());
-        let loaded = if self.images.kernel.starts_with(b"\x7fELF") {
-            elf::load(&mut kernel, memory, low_end)?
-        } else {
-            bzimage::load(&mut kernel, memory, low_end, self.append.len())?
-        };
+        let loaded = self.load_kernel(memory, low_end)?;
         let initrd = self.load_initrd(memory, &loaded, low_end)?;
         let mut command_line = self.append.clone().into_bytes();
         command_line.push(0);
@@ -214,6 +220,16 @@ impl BootFiles {
         }
     }
 
+    fn load_kernel(&self, memory: &GuestMemoryMmap, low_end: u64) -> Result<Loaded, BootError> {
+        let bytes = read("kernel", &self.images.kernel)?;
+        let mut kernel = Cursor::new(bytes.as_slice());
+        if bytes.starts_with(b"\x7fELF") {
+            elf::load(&mut kernel, memory, low_end)
+        } else {
+            bzimage::load(&mut kernel, memory, low_end, self.append.len())
+        }
+    }
+
     /// At the end of RAM below 4 GiB, or lower if the kernel says so.
     fn load_initrd(
         &self,
@@ -221,9 +237,10 @@ impl BootFiles {
         loaded: &Loaded,
         low_end: u64,
     ) -> Result<Initrd, BootError> {
-        let Some(image) = &self.images.initrd else {
+        let Some(file) = &self.images.initrd else {
             return Ok(Initrd::default());
         };
+        let image = read("initrd", file)?;
         let len = image.len() as u64;
         let limit = low_end.min(loaded.initrd_limit.saturating_add(1));
         let room = limit.saturating_sub(loaded.end);
@@ -237,7 +254,7 @@ impl BootFiles {
                 has_mib: room >> 20,
             });
         };
-        memory.write_slice(image, GuestAddress(start))?;
+        memory.write_slice(&image, GuestAddress(start))?;
         Ok(Initrd { start, len })
     }
 }

@@ -53,7 +53,7 @@ impl Board {
     ) -> Result<Board, RunError> {
         // 1. The virtual machine and its memory, and what it boots from.
         let kernel = config.kernel.clone();
-        let images = Images::read(inherited.kernel, inherited.initrd, config.memory.size_bytes);
+        let images = Images::map(inherited.kernel, inherited.initrd, config.memory.size_bytes);
         let images = images.map_err(cannot_boot(&kernel))?;
         let vm = Vm::new(inherited.kvm)?;
         let cpuid = vm.supported_cpuid()?;

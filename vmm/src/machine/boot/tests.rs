@@ -36,7 +36,7 @@ fn boot(
     mib: u64,
 ) -> (Result<CpuState, BootError>, GuestMemoryMmap) {
     let (memory, regions) = ram(mib);
-    let images = Images::read(file(kernel), initrd.map(file), mib * MIB);
+    let images = Images::map(file(kernel), initrd.map(file), mib * MIB);
     let state = images.and_then(|images| {
         BootFiles::new(images, "console=ttyS0".to_owned(), vec![1, 2, 3]).load(&memory, &regions)
     });
@@ -141,23 +141,26 @@ fn elf_is_entered_at_its_pvh_entry_with_a_start_info() {
 fn elf_memory_beyond_its_file_is_zero_after_a_reset() {
     let (memory, regions) = ram(64);
     memory.write_obj(0xffu8, GuestAddress(0x100_1fff)).unwrap();
-    let images = Images::read(file(&elf(true)), None, 64 * MIB).unwrap();
+    let images = Images::map(file(&elf(true)), None, 64 * MIB).unwrap();
     let files = BootFiles::new(images, String::new(), Vec::new());
     files.load(&memory, &regions).unwrap();
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x100_1fff)).unwrap(), 0);
 }
 
-/// An update of the host's kernel overwrites the file; a guest that resets boots what it was started with.
 #[test]
-fn kernel_file_that_is_overwritten_after_the_start_does_not_change_a_reset() {
+fn kernel_file_that_is_cut_after_the_start_fails_a_reset_and_not_the_process() {
     let (memory, regions) = ram(64);
     let kernel = file(&bzimage());
-    let other = std::fs::File::from(kernel.try_clone().unwrap());
-    let images = Images::read(kernel, None, 64 * MIB).unwrap();
-    other.set_len(0).unwrap();
+    let cut = std::fs::File::from(kernel.try_clone().unwrap());
+    let images = Images::map(kernel, None, 64 * MIB).unwrap();
     let files = BootFiles::new(images, String::new(), Vec::new());
     files.load(&memory, &regions).unwrap();
-    files.load(&memory, &regions).unwrap();
+    cut.set_len(0).unwrap();
+    let refused = files.load(&memory, &regions).unwrap_err();
+    assert!(
+        matches!(refused, BootError::Shorter { what: "kernel" }),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -165,7 +168,7 @@ fn file_larger_than_memory_is_not_read() {
     let kernel = file(b"MZ");
     let sparse = std::fs::File::from(kernel.try_clone().unwrap());
     sparse.set_len(1 << 50).unwrap();
-    let refused = Images::read(kernel, None, 64 * MIB).unwrap_err();
+    let refused = Images::map(kernel, None, 64 * MIB).unwrap_err();
     assert!(
         matches!(refused, BootError::NoRoom { has_mib: 64, .. }),
         "{refused}"
