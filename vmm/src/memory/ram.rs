@@ -2,26 +2,22 @@
 //!
 //! The file can neither shrink nor grow nor lose its seals (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL), so that a device
 //! server that maps it can rely on its size. Huge pages come from the same call (MFD_HUGETLB) and are reserved at once:
-//! a guest never dies later because the pool is empty. Other memory takes transparent huge pages where the host
-//! allows them for shared memory (/sys/kernel/mm/transparent_hugepage/shmem_enabled: advise or always).
+//! a guest never dies later because the pool is empty. For other memory see `huge_pages.rs`.
 //!
 //! Not here: `-mem-path` opens no file. It says which page size to take (see `config/memory.rs`), as a file on
 //! hugetlbfs cannot be sealed.
-
-// UNSAFETY: madvise takes an address.
-#![expect(unsafe_code, reason = "advice about the own mapping, see above")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::mm::Advice;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
+use super::huge_pages;
 use super::layout::RamRegion;
-use crate::config::MemoryConfig;
+use crate::config::{HugetlbConfig, MemoryConfig};
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +28,7 @@ pub struct GuestRam {
     file: OwnedFd,
     regions: Vec<RamRegion>,
     memory: GuestMemoryMmap,
+    in_hugetlb: bool,
 }
 
 /// Guest RAM cannot be had.
@@ -80,20 +77,35 @@ impl GuestRam {
         refuse_more_than_the_host_has(config.size_bytes)?;
         let file = sealed_memfd(config)?;
         let memory = map(config, &file, &regions)?;
-        if config.prealloc {
-            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, config.size_bytes)
-                .map_err(|errno| failed(config, "Fill pages (-mem-prealloc)", errno.into()))?;
-        }
-        Ok(GuestRam {
+        let ram = GuestRam {
             file,
             regions,
             memory,
-        })
+            in_hugetlb: config.hugetlb.is_some(),
+        };
+        if config.prealloc {
+            ram.take_huge_pages();
+            rustix::fs::fallocate(&ram.file, FallocateFlags::empty(), 0, config.size_bytes)
+                .map_err(|errno| failed(config, "Fill pages (-mem-prealloc)", errno.into()))?;
+        }
+        Ok(ram)
     }
 
     /// Where in the guest and in the file the memory is.
     pub fn regions(&self) -> &[RamRegion] {
         &self.regions
+    }
+
+    /// Makes all of it pages of 2 MiB, before a device server pins it. What the host cannot give stays as it is.
+    pub fn take_huge_pages(&self) {
+        if self.in_hugetlb {
+            return;
+        }
+        for region in self.memory.iter() {
+            if let Err(error) = huge_pages::collapse(region) {
+                tracing::debug!(%error, "not all guest memory is in huge pages");
+            }
+        }
     }
 
     /// The sealed file, to be sent to device servers.
@@ -144,28 +156,22 @@ fn map(
     regions: &[RamRegion],
 ) -> Result<GuestMemoryMmap, RamError> {
     let step = "Map memory";
-    // Huge pages are reserved by the mapping, unless it says not to.
-    let reserve = if config.hugetlb.is_some() {
-        0
-    } else {
-        libc::MAP_NORESERVE
-    };
     let mut mapped = Vec::new();
     for region in regions {
         let file = file
             .try_clone()
             .map_err(|error| failed(config, step, error))?;
+        let file = FileOffset::new(File::from(file), region.file_offset);
         let len = usize::try_from(region.len)
             .map_err(|_| failed(config, step, io::ErrorKind::OutOfMemory.into()))?;
-        let mapping = MmapRegionBuilder::new(len)
-            .with_file_offset(FileOffset::new(File::from(file), region.file_offset))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | reserve)
-            .build()
-            .map_err(|error| map_failed(config, error))?;
-        if config.hugetlb.is_none() {
-            prefer_huge_pages(&mapping);
-        }
+        let mapping = if let Some(huge) = &config.hugetlb {
+            map_hugetlb(file, len).map_err(|source| no_huge_pages(config, huge, source))?
+        } else {
+            let mapping =
+                huge_pages::map(file, len).map_err(|source| failed(config, step, source))?;
+            huge_pages::prefer(&mapping);
+            mapping
+        };
         let placed = GuestRegionMmap::new(mapping, GuestAddress(region.gpa))
             .ok_or_else(|| failed(config, step, io::ErrorKind::InvalidInput.into()))?;
         mapped.push(placed);
@@ -174,32 +180,21 @@ fn map(
         .map_err(|error| failed(config, step, io::Error::other(error)))
 }
 
-fn prefer_huge_pages(mapping: &MmapRegion) {
-    // SAFETY: madvise's contract for MADV_HUGEPAGE, which changes no content:
-    // - the range is one mapping: address and length are both the region's own;
-    // - it stays mapped during the call: `mapping` is borrowed.
-    let advised = unsafe {
-        rustix::mm::madvise(
-            mapping.as_ptr().cast(),
-            mapping.size(),
-            Advice::LinuxHugepage,
-        )
-    };
-    if let Err(errno) = advised {
-        // A kernel without transparent huge pages: the guest runs, only slower.
-        tracing::debug!(%errno, "no transparent huge pages for guest memory");
-    }
+/// Pages of the pool are reserved by the mapping.
+fn map_hugetlb(file: FileOffset, len: usize) -> io::Result<MmapRegion> {
+    let mapped = MmapRegionBuilder::new(len)
+        .with_file_offset(file)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED)
+        .build();
+    mapped.map_err(io::Error::other)
 }
 
-fn map_failed(config: &MemoryConfig, error: vm_memory::mmap::MmapRegionError) -> RamError {
-    let source = io::Error::other(error);
-    match &config.hugetlb {
-        Some(huge) => RamError::HugePages {
-            wanted_mib: config.size_bytes >> 20,
-            page_kib: huge.page_size_bytes >> 10,
-            source,
-        },
-        None => failed(config, "Map memory", source),
+fn no_huge_pages(config: &MemoryConfig, huge: &HugetlbConfig, source: io::Error) -> RamError {
+    RamError::HugePages {
+        wanted_mib: config.size_bytes >> 20,
+        page_kib: huge.page_size_bytes >> 10,
+        source,
     }
 }
 

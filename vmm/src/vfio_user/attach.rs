@@ -106,6 +106,14 @@ fn steps(
         DeviceConfig::new(copy, bars, capabilities, has_intx).map_err(AttachCause::Bars)?;
     // 4. Guest RAM, all of it, before a guest byte can reach the device.
     let began = Instant::now();
+    services.ram.take_huge_pages();
+    let ms = began.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(
+        stage = "huge-pages",
+        ms,
+        "guest RAM is in pages of 2 MiB where there are any"
+    );
+    let began = Instant::now();
     map_ram(&client, &services.ram).map_err(AttachCause::Dma)?;
     let ms = began.elapsed().as_secs_f64() * 1000.0;
     tracing::info!(stage = "dma-map", ms, "the device reaches guest RAM");
