@@ -16,6 +16,8 @@ pub struct Mapping {
     pub name: String,
     /// Proportional set size: pages, each divided by the number of processes that map it.
     pub pss_kib: u64,
+    /// Of shared memory: what is mapped by huge pages.
+    pub huge_kib: u64,
 }
 
 impl Mapping {
@@ -53,8 +55,16 @@ pub fn mappings(pid: u32) -> Result<Vec<Mapping>> {
     for line in text.lines() {
         if let Some(mapping) = mapping_header(line) {
             found.push(mapping);
-        } else if let (Some(mapping), Some(value)) = (found.last_mut(), line.strip_prefix("Pss:")) {
-            mapping.pss_kib = value.trim().trim_end_matches(" kB").parse()?;
+            continue;
+        }
+        let Some((mapping, (name, value))) = found.last_mut().zip(line.split_once(':')) else {
+            continue;
+        };
+        let kib = || value.trim().trim_end_matches(" kB").parse();
+        match name {
+            "Pss" => mapping.pss_kib = kib()?,
+            "ShmemPmdMapped" => mapping.huge_kib = kib()?,
+            _ => {}
         }
     }
     Ok(found)
@@ -77,6 +87,7 @@ fn mapping_header(line: &str) -> Option<Mapping> {
         inode,
         name,
         pss_kib: 0,
+        huge_kib: 0,
     })
 }
 

@@ -1,10 +1,11 @@
-//! The machine around the device: how many CPUs, and what a reboot does.
+//! The machine around the device: how many CPUs, which pages, and what a reboot does.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use harness::deadline::GUEST_RUN;
 use harness::guest::{Guest, GuestReport};
 use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
+use harness::proc_files::mappings;
 use harness::vm::Vm;
 
 const COUNT_CPUS: &str = r#"
@@ -19,6 +20,26 @@ fn with_cpus(cpus: &str, guest: &Guest) -> Result<GuestReport> {
     Vm::start(&["-smp", cpus, "-m", "256M", "-device", &device], guest)?
         .finish()?
         .succeeded()
+}
+
+/// Linux gives shared memory small pages by itself. Debian's setting is asked for here, since with another the test proves nothing.
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn pinned_memory_is_in_huge_pages_without_a_word_of_the_administrator() -> Result<()> {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled")?;
+    assert!(setting.contains("[never]"), "{setting}");
+    HostDevice::at(NVME).give_to_vfio()?;
+    let device = format!("vfio-pci,host={NVME},id=nvme,bus=pcie.0,addr=0x03");
+    let guest = Guest::running("pause running");
+    let mut vm = Vm::start(&["-m", "256M", "-device", &device], &guest)?;
+    vm.wait_for_mark("running")?;
+    let ram = mappings(vm.vmm_pid()?)?;
+    let ram = ram.iter().find(|map| map.is_shared_memfd());
+    let ram = ram.context("the VMM maps guest RAM")?;
+    assert_eq!((ram.size_bytes, ram.huge_kib), (256 << 20, 256 << 10));
+    vm.resume()?;
+    vm.finish()?.succeeded()?;
+    Ok(())
 }
 
 #[test]
