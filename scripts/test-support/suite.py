@@ -20,7 +20,7 @@ import lanes
 from artifacts import ROOT
 from lab_kernel import KernelBuild
 
-FUZZ_SECONDS = "5"
+FUZZ_SECONDS = "4"
 DEVICE_SERVER = "device server"
 DEMO = "demo"
 # Status of a script that cannot run on this machine.
