@@ -17,6 +17,7 @@ pub mod qmp;
 pub mod guest;
 pub mod bare_guest;
 pub mod obedient_guest;
+pub mod hostile_cpu;
 pub mod message_counter;
 pub mod bending_relay;
 pub mod raw_peer;

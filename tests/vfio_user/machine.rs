@@ -31,6 +31,7 @@ pub(crate) struct Setup {
     scratch: Scratch,
     _server: DeviceServer,
     relays: usize,
+    options: &'static [&'static str],
 }
 
 impl Setup {
@@ -44,7 +45,14 @@ impl Setup {
             scratch,
             _server: server,
             relays: 0,
+            options: &[],
         })
+    }
+
+    /// Its VMs have these options too.
+    pub(crate) fn with(mut self, options: &'static [&'static str]) -> Self {
+        self.options = options;
+        self
     }
 
     /// A VM that reaches the server through a new relay.
@@ -56,6 +64,7 @@ impl Setup {
         let device = format!("vfio-user-pci,socket={socket},id=net,bus=pcie.0,addr=0x3");
         command.args(["-machine", "q35", "-m", "64M", "-serial", "stdio"]);
         command.args(["-kernel", &self.scratch.file("kernel"), "-device", &device]);
+        command.args(self.options);
         Ok(command)
     }
 
