@@ -60,6 +60,11 @@ impl Setup {
         self.relays += 1;
         let socket = self.scratch.file(&format!("relay-{}.sock", self.relays));
         bending_relay::between(&socket, &self.scratch.file("server.sock"), bend)?;
+        self.vm(&socket)
+    }
+
+    /// A VM whose device is served on this socket.
+    fn vm(&self, socket: &str) -> Result<Command> {
         let mut command = Command::new(programs::find(programs::VMM)?);
         let device = format!("vfio-user-pci,socket={socket},id=net,bus=pcie.0,addr=0x3");
         command.args(["-machine", "q35", "-m", "64M", "-serial", "stdio"]);
@@ -75,7 +80,17 @@ impl Setup {
 
     /// The VM runs, and its guest has put the device where the tests look for it.
     pub(crate) fn attached(mut self, bend: impl Bend) -> Result<Machine> {
-        let mut command = self.command(bend)?;
+        let command = self.command(bend)?;
+        self.started(command)
+    }
+
+    /// The same with nobody between the VM and the server.
+    pub(crate) fn attached_directly(self) -> Result<Machine> {
+        let command = self.vm(&self.scratch.file("server.sock"))?;
+        self.started(command)
+    }
+
+    fn started(self, mut command: Command) -> Result<Machine> {
         let mut machine = Machine {
             process: Process::start("VMM", &mut command)?,
             answers: 0,
