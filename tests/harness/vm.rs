@@ -1,9 +1,11 @@
 //! A VM: `bulkhead-vmm` with its guest's console on stdio, and the processes that belong to it.
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::deadline::{GUEST_RUN, PROCESS, eventually};
@@ -14,6 +16,15 @@ use crate::{proc_files, programs};
 
 /// How the jailed stage of the VMM is called on its command line.
 const STAGE_VMM: &str = "--stage-vmm";
+
+/// Who starts a VM.
+#[derive(Debug, Clone, Copy)]
+pub struct User {
+    /// User and group.
+    pub number: u32,
+    /// What it may pin.
+    pub locked_bytes: u64,
+}
 
 /// A running VM, killed when dropped.
 #[derive(Debug)]
@@ -32,14 +43,43 @@ impl Vm {
         Self::start_that_reboots(&all, guest)
     }
 
-    /// The same without `-no-reboot`.
+    /// The same as a user without privilege.
+    pub fn start_as(user: User, arguments: &[&str], guest: &Guest) -> Result<Self> {
+        let before = getrlimit(Resource::Memlock);
+        let limit = Some(user.locked_bytes);
+        // Of this process: what it starts inherits it.
+        setrlimit(
+            Resource::Memlock,
+            Rlimit {
+                current: limit,
+                maximum: limit,
+            },
+        )?;
+        let all = [&["-no-reboot"], arguments].concat();
+        let started = Self::launch(&all, guest, |command| {
+            command.uid(user.number).gid(user.number);
+        });
+        setrlimit(Resource::Memlock, before)?;
+        started
+    }
+
+    /// Without `-no-reboot`.
     pub fn start_that_reboots(arguments: &[&str], guest: &Guest) -> Result<Self> {
+        Self::launch(arguments, guest, |_| ())
+    }
+
+    fn launch(
+        arguments: &[&str],
+        guest: &Guest,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let scratch = Scratch::new()?;
         let mut command = Command::new(programs::find(programs::VMM)?);
         command.args(["-machine", "q35", "-cpu", "host", "-serial", "stdio"]);
         command
             .args(guest.arguments(scratch.path())?)
             .args(arguments);
+        prepare(&mut command);
         let started = Instant::now();
         let started_monotonic_ms = monotonic_ms();
         let process = Process::start("VMM", &mut command)?;

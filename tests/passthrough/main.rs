@@ -10,5 +10,6 @@ mod fast_path;
 mod confinement;
 mod tables;
 mod isolation;
+mod unprivileged;
 mod service;
 mod telemetry;
