@@ -1,10 +1,12 @@
-//! What a PCI device is called, from the PCI ID database that is compiled in (crate `pci-ids`).
+//! What a PCI device is called, from the PCI ID database that is compiled in (crate `pci-ids`, as `build.rs` writes it).
 
-use pci_ids::{Class, Device, FromId, Subclass, Vendor};
 use protocol::PciAddress;
 
 use super::device::{attribute, class, hexadecimal};
 use super::roots::Roots;
+
+/// Lines "key\tname", each after a line break.
+static DATABASE: &str = include_str!(concat!(env!("OUT_DIR"), "/pci-names.txt"));
 
 /// Ids and names of one device. Names that the database does not know are empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +33,14 @@ impl Names {
         Names {
             ids: format!("{}:{}", shown(vendor), shown(device)),
             vendor: vendor
-                .and_then(Vendor::from_id)
-                .map_or(String::new(), |vendor| vendor.name().to_owned()),
+                .and_then(|vendor| name(&format!("v{vendor:04x}")))
+                .unwrap_or_default()
+                .to_owned(),
             device: vendor
                 .zip(device)
-                .and_then(|(vendor, device)| Device::from_vid_pid(vendor, device))
-                .map_or(String::new(), |device| device.name().to_owned()),
+                .and_then(|(vendor, device)| name(&format!("d{vendor:04x}{device:04x}")))
+                .unwrap_or_default()
+                .to_owned(),
             class: class(&roots.sysfs, address).map_or(String::new(), class_name),
         }
     }
@@ -53,10 +57,33 @@ impl Names {
 
 fn class_name(class: u32) -> String {
     let [_, class, subclass, _] = class.to_be_bytes();
-    match Subclass::from_cid_sid(class, subclass) {
-        Some(found) => found.name().to_owned(),
-        None => Class::from_id(class).map_or(format!("class {class:02x}{subclass:02x}"), |found| {
-            found.name().to_owned()
-        }),
+    let known = name(&format!("c{class:02x}{subclass:02x}"));
+    let known = known.or_else(|| name(&format!("c{class:02x}")));
+    known.map_or(format!("class {class:02x}{subclass:02x}"), str::to_owned)
+}
+
+/// The name with this key.
+fn name(key: &str) -> Option<&'static str> {
+    let (_, rest) = DATABASE.split_once(&format!("\n{key}\t"))?;
+    rest.lines().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_keys_have_their_names_and_others_none() {
+        assert_eq!(name("v8086"), Some("Intel Corporation"));
+        assert_eq!(name("d808610d3"), Some("82574L Gigabit Network Connection"));
+        assert_eq!(name("d8086ffff"), None);
+        assert_eq!(name("v808"), None);
+    }
+
+    #[test]
+    fn class_is_named_by_subclass_or_class_or_number() {
+        assert_eq!(class_name(0x02_0000), "Ethernet controller");
+        assert_eq!(class_name(0x02_7700), "Network controller");
+        assert_eq!(class_name(0x77_0100), "class 7701");
     }
 }
