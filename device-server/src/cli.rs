@@ -59,6 +59,8 @@ pub enum Devices {
         endpoint: Endpoint,
         /// Reach client memory by messages only.
         message_dma: bool,
+        /// How it is confined.
+        sandbox: SandboxArgs,
     },
 }
 
@@ -176,6 +178,9 @@ enum Kind {
         /// Reach client memory by DMA_READ and DMA_WRITE even where the client sent a file descriptor
         #[arg(long)]
         message_dma: bool,
+        /// What it gives up before a client is served
+        #[command(flatten)]
+        sandbox: SandboxArgs,
         #[command(flatten)]
         sockets: SocketArgs,
     },
@@ -219,15 +224,22 @@ where
             process,
             id,
             message_dma,
+            sandbox,
             sockets,
-        } => Ok(Task::Serve(Command {
-            process,
-            devices: Devices::Test {
-                id,
-                endpoint: sockets.only("test")?,
-                message_dma,
-            },
-        })),
+        } => {
+            if sandbox.print_sandbox {
+                return Ok(Task::PrintSandbox);
+            }
+            Ok(Task::Serve(Command {
+                process,
+                devices: Devices::Test {
+                    id,
+                    endpoint: sockets.only("test")?,
+                    message_dma,
+                    sandbox,
+                },
+            }))
+        }
         Kind::Host(host) => Ok(Task::Host(host.into())),
     }
 }

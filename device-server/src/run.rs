@@ -13,12 +13,13 @@ use rustix::fs::FileType;
 use sandbox::enter::{self, EnterError, Sandbox};
 use sandbox::profile::{Mode, Start};
 use sandbox::roles::vfio::{self, VfioDescriptors};
-use sandbox::roles::{Calls, Folder, Need};
+use sandbox::roles::{Calls, Folder, Need, test_device};
 use telemetry::device::UNKNOWN;
 use telemetry::metrics::Exporter;
 use telemetry::service::Notifier;
 
 use crate::backend::Backend;
+use crate::backends::test::MEMORY_BYTES;
 use crate::backends::vfio::OpenError;
 use crate::cli::{Command, Devices, ProcessArgs};
 use crate::metrics::Metrics;
@@ -121,11 +122,9 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     }
     // 6. Filter system calls, for all threads, and let them serve: here the first byte of a client is read.
     serving.wait_until_held();
-    let enforced = sandbox.map(|(sandbox, calls)| sandbox.close(&calls));
-    let enforced = enforced.transpose()?;
-    if let Some(enforced) = enforced {
-        tracing::info!(%enforced, "Sandbox");
-    }
+    let (sandbox, calls) = sandbox;
+    let enforced = sandbox.close(&calls)?;
+    tracing::info!(%enforced, "Sandbox");
     serving.release();
     // 7. Tell whoever waits, and wait until all have ended or a signal comes.
     if let Some(line) = ready.take() {
@@ -158,13 +157,12 @@ fn devices_span(devices: &Devices) -> tracing::Span {
 /// Who is served, in the numbers that hold before the sandbox is entered.
 fn clients(process: &ProcessArgs, devices: &Devices) -> Result<Clients, RunError> {
     let named = !(process.allow_uid.is_empty() && process.allow_gid.is_empty());
-    let own_user_namespace = match devices {
-        Devices::Vfio { options, .. } => {
-            let leaves = matches!(options.sandbox.sandbox, Mode::On | Mode::BestEffort);
-            leaves && !sandbox::mechanisms::capabilities::privileged()
-        }
-        Devices::Test { .. } => false,
+    let mode = match devices {
+        Devices::Vfio { options, .. } => options.sandbox.sandbox,
+        Devices::Test { sandbox, .. } => sandbox.sandbox,
     };
+    let leaves = matches!(mode, Mode::On | Mode::BestEffort);
+    let own_user_namespace = leaves && !sandbox::mechanisms::capabilities::privileged();
     if named && own_user_namespace {
         return Err(RunError::UnknownClients);
     }
@@ -197,20 +195,23 @@ fn exporter(
 /// What a process is confined to.
 struct Confinement {
     start: Start,
-    max_locked_memory: Option<u64>,
-    descriptors: VfioDescriptors,
+    devices: ConfinedDevices,
     folders: Vec<Folder>,
 }
 
+/// Whose table holds.
+enum ConfinedDevices {
+    /// PCI devices.
+    Vfio {
+        max_locked_memory: Option<u64>,
+        descriptors: VfioDescriptors,
+    },
+    /// The test device.
+    Software,
+}
+
 /// Leaves the host.
-fn confine(
-    confinement: Option<Confinement>,
-    files: &[SocketFile],
-) -> Result<Option<(Sandbox, Calls)>, RunError> {
-    // The software test device is not confined: it has nothing to lose.
-    let Some(confinement) = confinement else {
-        return Ok(None);
-    };
+fn confine(confinement: Confinement, files: &[SocketFile]) -> Result<(Sandbox, Calls), RunError> {
     if confinement.start.mode == Mode::Off {
         tracing::warn!("The sandbox is off: whoever takes over this process has all it has");
     }
@@ -227,14 +228,15 @@ fn confine(
             why: "listener: remove the socket's file",
         });
     }
-    let role = vfio::role(
-        &confinement.descriptors,
-        confinement.max_locked_memory,
-        log_to_file,
-        folders,
-    );
+    let role = match &confinement.devices {
+        ConfinedDevices::Vfio {
+            max_locked_memory,
+            descriptors,
+        } => vfio::role(descriptors, *max_locked_memory, log_to_file, folders),
+        ConfinedDevices::Software => test_device::role(MEMORY_BYTES, log_to_file, folders),
+    };
     let sandbox = enter::leave_host(&role.power, confinement.start)?;
-    Ok(Some((sandbox, role.calls)))
+    Ok((sandbox, role.calls))
 }
 
 fn block_signals() -> io::Result<SignalFd> {

@@ -14,7 +14,7 @@ use crate::mechanisms::seccomp::{Arg, Rule};
 use crate::profile::{Enforced, Mode, Start};
 use crate::roles::vfio::{self, IommuDescriptor, Renewal, VfioDescriptors};
 use crate::roles::vmm::{self, Thread};
-use crate::roles::{Calls, Limit, Power, Role, supervisor};
+use crate::roles::{Calls, Limit, Power, Role, supervisor, test_device};
 
 /// Stand for what has no number yet.
 const DEVICE: RawFd = 0x7fff_0001;
@@ -48,14 +48,19 @@ pub fn servers() -> String {
         ("type1", IommuDescriptor::Type1(IOMMU)),
         ("iommufd", IommuDescriptor::Iommufd(IOMMU)),
     ] {
-        let role = server(iommu);
-        let _ = writeln!(text, "device server, {name}");
-        show_limits(&mut text, &role.power.limits);
-        text.push_str("  may call; any other call kills\n");
-        show_rules(&mut text, &allowed(&role.calls));
-        show_refused(&mut text, &role.calls);
+        show_server(&mut text, name, &server(iommu));
     }
+    let software = test_device::role(MEMORY_BYTES, false, Vec::new());
+    show_server(&mut text, "software test device", &software);
     text
+}
+
+fn show_server(text: &mut String, name: &str, role: &Role) {
+    let _ = writeln!(text, "device server, {name}");
+    show_limits(text, &role.power.limits);
+    text.push_str("  may call; any other call kills\n");
+    show_rules(text, &allowed(&role.calls));
+    show_refused(text, &role.calls);
 }
 
 /// Puts this process into the sandbox of a VMM, as far as this machine gives it, and tells what is in force.

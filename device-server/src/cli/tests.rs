@@ -75,7 +75,7 @@ fn test_device_takes_one_socket() {
     assert_eq!(command.process.log_format, Format::Json);
     assert!(matches!(
         command.devices,
-        Devices::Test { endpoint: Endpoint::Path(path), message_dma: true, id } if path == std::path::Path::new("/a") && id == "test"
+        Devices::Test { endpoint: Endpoint::Path(path), message_dma: true, id, .. } if path == std::path::Path::new("/a") && id == "test"
     ));
 }
 

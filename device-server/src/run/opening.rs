@@ -16,12 +16,12 @@ use crate::metrics::{Metered, Metrics};
 use crate::server::listener::{Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, Source};
 
-use super::{Confinement, RunError};
+use super::{ConfinedDevices, Confinement, RunError};
 
 /// Devices that are open, how each is served, and where.
 pub(super) struct Opened {
     pub(super) devices: Vec<(ServeConfig, Box<dyn Backend>, Place)>,
-    pub(super) confinement: Option<Confinement>,
+    pub(super) confinement: Confinement,
 }
 
 /// Where a device is served: a path to bind, or an inherited socket.
@@ -73,6 +73,7 @@ pub(super) fn open(
             id,
             endpoint,
             message_dma,
+            sandbox,
         } => {
             let max_dma_maps = usize::try_from(limits::MAX_DMA_MAPS).unwrap_or(usize::MAX);
             let device = TestDevice::new(TestDeviceOptions {
@@ -84,7 +85,11 @@ pub(super) fn open(
             let (config, backend) = counted(names, Box::new(device), clients, metrics);
             Ok(Opened {
                 devices: vec![(config, backend, Place::take(endpoint)?)],
-                confinement: None,
+                confinement: Confinement {
+                    start: sandbox.into(),
+                    devices: ConfinedDevices::Software,
+                    folders: Vec::new(),
+                },
             })
         }
         Devices::Vfio { devices, options } => open_vfio_devices(devices, options, clients, metrics),
@@ -142,12 +147,14 @@ fn open_vfio_devices(
     });
     Ok(Opened {
         devices: devices.collect(),
-        confinement: Some(Confinement {
+        confinement: Confinement {
             start: options.sandbox.into(),
-            max_locked_memory: options.max_locked_memory,
-            descriptors: opened.descriptors,
+            devices: ConfinedDevices::Vfio {
+                max_locked_memory: options.max_locked_memory,
+                descriptors: opened.descriptors,
+            },
             folders: opened.folders,
-        }),
+        },
     })
 }
 

@@ -126,3 +126,21 @@ fn start_error_goes_to_the_ready_descriptor_and_not_to_stderr() {
     assert_eq!(text, "");
     let _ = std::fs::remove_file(path);
 }
+
+/// The kernel's word for it, and the server's. Other tests run against servers that are confined so.
+#[test]
+fn server_of_the_test_device_is_confined_unless_told_otherwise() {
+    for (options, capabilities, filters) in [
+        (&[][..], "CapEff:\t0000000000000000", "Seccomp:\t2"),
+        (&["--sandbox=off"][..], "CapEff:", "Seccomp:\t0"),
+    ] {
+        let server = Server::start_with(options);
+        let status = server.status();
+        for row in [capabilities, filters] {
+            assert!(
+                status.contains(row),
+                "{options:?}: {row} is not in {status}"
+            );
+        }
+    }
+}

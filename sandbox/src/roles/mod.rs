@@ -5,6 +5,7 @@
 pub mod supervisor;
 pub mod vmm;
 pub mod vfio;
+pub mod test_device;
 pub mod device_base;
 
 use crate::mechanisms::seccomp::Rule;

@@ -24,6 +24,9 @@ use crate::backends::test::registers::{Action, Registers};
 use crate::dma::SharedDma;
 use crate::irq::{LevelLine, Signaller, Vectors};
 
+/// Bytes of BAR0, the only memory that the device makes.
+pub const MEMORY_BYTES: u64 = layout::MAPPED_BAR_BYTES as u64;
+
 /// How the test device is built.
 #[derive(Debug, Clone, Copy)]
 pub struct TestDeviceOptions {

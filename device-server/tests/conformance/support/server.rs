@@ -76,6 +76,12 @@ impl Server {
         self.socket.clone()
     }
 
+    /// What the kernel says of the process.
+    pub(crate) fn status(&self) -> String {
+        let file = format!("/proc/{}/status", self.process.pid());
+        std::fs::read_to_string(file).expect("the server runs")
+    }
+
     /// Descriptors that the process has open.
     pub(crate) fn fds(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.process.pid());
