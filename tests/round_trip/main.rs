@@ -6,6 +6,7 @@
 //! Usage: bulkhead-round-trip ROUNDS JSON-FILE
 
 mod bare;
+mod confined;
 mod crate_peer;
 mod cpus;
 #[path = "../bench/figures.rs"]
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use confined::Pair;
 use cpus::Cpus;
 use figures::{Figures, Limit};
 use ours::{Deadlines, Ours};
@@ -41,8 +43,10 @@ fn main() -> Result<()> {
 
 fn measure(rounds: usize, json: &str) -> Result<()> {
     ensure!(rounds > 0, USAGE);
-    let mut peers = Peers::start()?;
     let mut figures = Figures::default();
+    // Before there is another server to share its pages with.
+    Pair::memory(&mut figures)?;
+    let mut peers = Peers::start()?;
     for cpus in Cpus::both()? {
         for process in peers.pids() {
             cpus.pin_peer(process)?;
@@ -64,6 +68,7 @@ fn measure(rounds: usize, json: &str) -> Result<()> {
         "",
         Limit::AtLeast(MIN_POSTED_RATIO),
     );
+    confined::limits(&mut figures);
     println!("{}", figures.table());
     std::fs::write(json, figures.json()?).with_context(|| format!("write {json}"))?;
     figures.limits_kept()
@@ -79,6 +84,7 @@ struct Peers {
     ours: Ours,
     with_timers: Ours,
     theirs: crate_peer::Crate,
+    confined: Pair,
 }
 
 impl Peers {
@@ -86,14 +92,19 @@ impl Peers {
         Ok(Self {
             ping_pong: bare::Child::start("echo")?,
             stream: bare::Child::start("sink")?,
-            ours: Ours::start(Deadlines::Watched)?,
-            with_timers: Ours::start(Deadlines::Timers)?,
+            // As the bare ones are. What the sandbox adds is measured by itself.
+            ours: Ours::start(Deadlines::Watched, confined::OFF)?,
+            with_timers: Ours::start(Deadlines::Timers, confined::OFF)?,
             theirs: crate_peer::Crate::start()?,
+            confined: Pair::start()?,
         })
     }
 
-    fn pids(&self) -> [u32; 5] {
+    fn pids(&self) -> [u32; 7] {
+        let [on, off] = self.confined.pids();
         [
+            on,
+            off,
             self.ping_pong.pid(),
             self.stream.pid(),
             self.ours.pid(),
@@ -129,7 +140,7 @@ impl Peers {
         figures.add(&format!("bare 36-byte messages one way, {at}"), "k/s", bare);
         figures.add(&format!("posted writes, {at}"), "k/s", posted);
         figures.add(&format!("{POSTED_RATIO}, {at}"), "", posted / bare);
-        Ok(())
+        self.confined.round(cpus, figures)
     }
 }
 

@@ -43,10 +43,11 @@ impl DmaHandler for NoMemory {
 }
 
 impl Ours {
-    pub(crate) fn start(deadlines: Deadlines) -> Result<Self> {
+    /// A server with these options, and a client of it.
+    pub(crate) fn start(deadlines: Deadlines, options: &[&str]) -> Result<Self> {
         let folder = Scratch::new()?;
         let socket = folder.file("ours");
-        let server = DeviceServer::start(&["test", "--socket", &socket])?;
+        let server = DeviceServer::start(&[&["test", "--socket", &socket], options].concat())?;
         let socket = OwnedFd::from(UnixStream::connect(socket)?);
         let mut config = ClientConfig::standard();
         if deadlines == Deadlines::Watched {

@@ -1,0 +1,76 @@
+//! What the sandbox costs a device server: its start, a trapped access, its memory.
+//!
+//! With the test device: it has no hardware whose reset would be most of a start.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use harness::proc_files::mappings;
+
+use super::Times;
+use super::cpus::Cpus;
+use super::figures::{Figures, Limit};
+use super::ours::{Deadlines, Ours};
+
+const START_RATIO: &str = "start to first answer, sandbox on / off";
+const READ_RATIO: &str = "4-byte read p50, sandbox on / off";
+const MEMORY: &str = "PSS of an idle sandboxed device server";
+const MAX_START_RATIO: f64 = 1.5;
+const MAX_READ_RATIO: f64 = 1.05;
+const MAX_MEMORY_MIB: f64 = 3.0;
+/// Of a server that is not confined.
+pub(crate) const OFF: &[&str] = &["--sandbox=off"];
+
+/// A pair of servers, one of them without a sandbox.
+pub(crate) struct Pair {
+    on: Ours,
+    off: Ours,
+}
+
+impl Pair {
+    pub(crate) fn start() -> Result<Self> {
+        Ok(Self {
+            on: Ours::start(Deadlines::Watched, &[])?,
+            off: Ours::start(Deadlines::Watched, OFF)?,
+        })
+    }
+
+    pub(crate) fn pids(&self) -> [u32; 2] {
+        [self.on.pid(), self.off.pid()]
+    }
+
+    pub(crate) fn round(&self, cpus: Cpus, figures: &mut Figures) -> Result<()> {
+        let at = cpus.name();
+        let off = Times::of(|| self.off.read())?;
+        let on = Times::of(|| self.on.read())?;
+        figures.add(&format!("{READ_RATIO}, {at}"), "", on.p50 / off.p50);
+        let off = millis(OFF)?;
+        let on = millis(&[])?;
+        figures.add(&format!("start to first answer, {at}"), "ms", on);
+        figures.add(&format!("{START_RATIO}, {at}"), "", on / off);
+        Ok(())
+    }
+
+    /// A server that nobody has used yet.
+    pub(crate) fn memory(figures: &mut Figures) -> Result<()> {
+        let idle = Ours::start(Deadlines::Timers, &[])?;
+        let kib: u64 = mappings(idle.pid())?.iter().map(|map| map.pss_kib).sum();
+        figures.add(MEMORY, "MiB", f64::from(u32::try_from(kib)?) / 1024.0);
+        Ok(())
+    }
+}
+
+pub(crate) fn limits(figures: &mut Figures) {
+    let one = Cpus::One.name();
+    for (name, limit) in [(START_RATIO, MAX_START_RATIO), (READ_RATIO, MAX_READ_RATIO)] {
+        figures.limit(&format!("{name}, {one}"), "", Limit::Below(limit));
+    }
+    figures.limit(MEMORY, "MiB", Limit::Below(MAX_MEMORY_MIB));
+}
+
+fn millis(options: &[&str]) -> Result<f64> {
+    let begin = Instant::now();
+    let server = Ours::start(Deadlines::Timers, options)?;
+    server.read()?;
+    Ok(begin.elapsed().as_secs_f64() * 1000.0)
+}
