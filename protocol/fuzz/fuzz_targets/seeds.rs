@@ -2,6 +2,8 @@
 //! the encoders that protocol/tests/golden.rs holds against the specification.
 
 use protocol::messages::dma_access;
+use protocol::messages::feature::{self, LoggingRanges};
+use protocol::messages::io_fds::{self, IoFd, IoFdKind};
 use protocol::messages::region_info::RegionInfoReply;
 use protocol::messages::write_multi::{self, WriteMultiEntry};
 use protocol::messages::{
@@ -12,6 +14,8 @@ use protocol::{
     Iova, IovaRange, IrqAction, IrqData, IrqIndex, IrqInfo, IrqInfoFlags, MessageId, RegionFlags,
     RegionIndex, SetIrqs, SparseArea, Version,
 };
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,13 +28,19 @@ fn body(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 struct Corpus {
     root: PathBuf,
+    /// All requests, as the steps of one session.
+    steps: RefCell<Vec<u8>>,
 }
 
 impl Corpus {
     fn add(&self, target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
         let folder = self.root.join(target);
         std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join(format!("seed-{name}")), bytes)
+        // Several messages of one kind have the same length.
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let name = format!("seed-{name}-{:016x}", hasher.finish());
+        std::fs::write(folder.join(name), bytes)
     }
 
     /// A request for the target of its family, where it stands at `place`, and as a step of a server session.
@@ -48,11 +58,10 @@ impl Corpus {
         let len = u8::try_from(body.len()).expect("short");
         let step = [&version[..], &[4 | fds << 3, command, len], body].concat();
         self.add("server_session", &name, &step)?;
-        self.add(
-            "twin_socket",
-            &name,
-            &[&[0], &step[version.len()..]].concat(),
-        )
+        let step = &step[version.len()..];
+        self.steps.borrow_mut().extend(step);
+        self.add("dispatcher", &name, step)?;
+        self.add("twin_socket", &name, &[&[0], step].concat())
     }
 
     /// An answer for its target, and as a step of a client session, behind answers to what is asked before it.
@@ -145,8 +154,18 @@ fn requests(corpus: &Corpus) -> io::Result<()> {
     let multi = body(|out| write_multi::encode_request(&[entry; 2], out).expect("short"));
     corpus.request("command_access", 2, 15, 0, &multi)?;
     for feature in [
+        Feature::Probe {
+            feature: 2,
+            get: true,
+            set: true,
+        },
         Feature::GetMigration,
+        Feature::GetState,
         Feature::SetState(DeviceState::Stop),
+        Feature::StartLogging {
+            page_size: 4096,
+            ranges: LoggingRanges::EVERYWHERE,
+        },
         Feature::StopLogging,
         Feature::ReportLogging {
             range: range(),
@@ -156,11 +175,43 @@ fn requests(corpus: &Corpus) -> io::Result<()> {
         let request = body(|out| feature.encode_request(64, out));
         corpus.request("command_feature", 0, 16, 0, &request)?;
     }
+    corpus.request("command_feature", 0, 16, 0, &logging_of_two_ranges())?;
     let read = body(|out| MigDataRead { size: 16 }.encode(out));
     corpus.request("command_feature", 1, 17, 0, &read)?;
     let write = body(|out| MigDataWrite { data: &[1; 4] }.encode(out));
     corpus.request("command_feature", 2, 18, 0, &write)?;
     corpus.request("command_query", 8, 13, 0, &[])
+}
+
+/// DMA_LOGGING_START: argsz, flags, page_size, num_ranges, reserved, then address and length of each.
+fn logging_of_two_ranges() -> Vec<u8> {
+    let words: [u64; 7] = [56 | 0x2_0006 << 32, 4096, 2, 0x1000, 0x2000, 0x8000, 0x1000];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+/// Answers that no step of a session brings about, or not in this form.
+fn odd_answers(corpus: &Corpus) -> io::Result<()> {
+    let bell = |offset, fd_index, flags| IoFd {
+        offset,
+        size: 4,
+        fd_index,
+        flags,
+        kind: IoFdKind::IoEventFd { datamatch: 7 },
+    };
+    let entries = [bell(0x44, 0, 0), bell(0x48, 1, IoFd::DATAMATCH)];
+    let fds = body(|out| io_fds::encode_reply(RegionIndex::BAR0, &entries, 4096, out));
+    corpus.add("replies", "io-fds", &[&[3, 2], &fds[..]].concat())?;
+    // The entries of libvfio-user are 48 bytes long.
+    let mut long = fds.clone();
+    long[..4].copy_from_slice(&(16u32 + 2 * 48).to_ne_bytes());
+    long.splice(16 + 40..16 + 40, [0; 8]);
+    long.extend([0; 8]);
+    corpus.add("replies", "io-fds-48", &[&[3, 2], &long[..]].concat())?;
+    let state = body(|out| feature::encode_reply(0x1_0002, &[2, 0, 0, 0, 0, 0, 0, 0], out));
+    corpus.add("replies", "feature", &[&[7, 0], &state[..]].concat())?;
+    let mut piece = body(|out| MigDataRead::encode_reply_head(4, out));
+    piece.extend([1; 4]);
+    corpus.add("replies", "migration", &[&[8, 16], &piece[..]].concat())
 }
 
 /// DMA messages on a twin socket, by the side that sends them.
@@ -232,12 +283,13 @@ fn answers(corpus: &Corpus) -> io::Result<()> {
     corpus.reply(15, 3, &whole)
 }
 
-fn main() -> io::Result<()> {
+pub fn main() -> io::Result<()> {
     let Some(root) = std::env::args_os().nth(1) else {
         return Err(io::Error::other("usage: seeds DIRECTORY"));
     };
     let corpus = Corpus {
         root: Path::new(&root).to_path_buf(),
+        steps: RefCell::default(),
     };
     let header = Header {
         id: MessageId(1),
@@ -256,6 +308,8 @@ fn main() -> io::Result<()> {
     let qemu = b"\0\0\0\0{\"capabilities\":{\"max_msg_fds\":16,\"migration\":{\"pgsize\":4096},\"twin_socket\":{\"supported\":true,\"fd_index\":0}}}\0";
     corpus.add("command_version", "others", qemu)?;
     requests(&corpus)?;
+    corpus.add("dispatcher", "all", &corpus.steps.borrow())?;
+    odd_answers(&corpus)?;
     twin(&corpus)?;
     answers(&corpus)
 }
