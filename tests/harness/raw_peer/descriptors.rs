@@ -1,9 +1,13 @@
 //! File descriptors of every kind, to be sent.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::EventfdFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+
+use super::userfault::userfaultfd;
 
 /// Memory as our own VMM sends it.
 pub fn memory(size: u64) -> OwnedFd {
@@ -62,7 +66,9 @@ pub fn strange() -> Vec<(&'static str, OwnedFd)> {
     let open = |path: &str, flags: OFlags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).expect("open")
     };
-    vec![
+    let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_CLOEXEC).expect("signalfd");
+    let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
+    let mut strange = vec![
         ("pipe, read end", pipe_read),
         ("pipe, write end", pipe_write),
         ("socket", socket.into()),
@@ -70,9 +76,19 @@ pub fn strange() -> Vec<(&'static str, OwnedFd)> {
         ("epoll", epoll.expect("epoll")),
         ("pidfd", pidfd.expect("pidfd")),
         ("timerfd", timer.expect("timerfd")),
+        (
+            "signalfd",
+            signals.as_fd().try_clone_to_owned().expect("dup"),
+        ),
+        ("inotify", inotify.expect("inotify")),
         ("directory", open("/tmp", OFlags::RDONLY)),
         ("O_PATH", open("/tmp", OFlags::PATH)),
         ("/dev/zero", open("/dev/zero", OFlags::RDWR)),
         ("/proc file", open("/proc/self/status", OFlags::RDONLY)),
-    ]
+    ];
+    match userfaultfd() {
+        Ok(fd) => strange.push(("userfaultfd", fd)),
+        Err(errno) => eprintln!("not sent: this machine makes no userfaultfd ({errno})"),
+    }
+    strange
 }
