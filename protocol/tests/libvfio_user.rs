@@ -31,6 +31,19 @@ struct LibvfioUser {
     /// One array for INTx, MSI and MSI-X (pitfall 18).
     eventfds: BTreeMap<u32, OwnedFd>,
     set_irqs: Vec<(u32, u32, usize)>,
+    device: Device,
+}
+
+/// What kind of server it is.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Device {
+    #[default]
+    Ordinary,
+    /// Its device was stopped for a migration (pitfall 26).
+    Stopped,
+    /// It takes maps that it has no use for: libvfio-user without a DMA controller (pitfall 29), SPDK where memory is not
+    /// aligned to 2 MiB, not for reading and writing, or without descriptor (pitfall 30).
+    WithoutUseForMaps,
 }
 
 fn u32_at(body: &[u8], at: usize) -> u32 {
@@ -52,6 +65,9 @@ impl LibvfioUser {
 
     fn answer(&mut self, peer: &RawPeer, request: Received) {
         let body = request.body.clone();
+        if self.device == Device::Stopped && matches!(request.command, 2 | 3 | 8 | 13) {
+            return peer.refuse(&request, EINVAL);
+        }
         match request.command {
             1 => {
                 let json = r#"{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":1048576}}"#;
@@ -91,7 +107,7 @@ impl LibvfioUser {
 
     /// Success for exactly what is mapped already; otherwise EINVAL for what overlaps (pitfall 2).
     fn map(&mut self, address: u64, size: u64) -> u32 {
-        if self.maps.get(&address) == Some(&size) {
+        if self.device == Device::WithoutUseForMaps || self.maps.get(&address) == Some(&size) {
             return 0;
         }
         let overlaps =
@@ -106,6 +122,7 @@ impl LibvfioUser {
     /// Flag 2 is unmap-all, with address and size 0 (pitfall 3).
     fn unmap(&mut self, flags: u32, address: u64, size: u64) -> u32 {
         match (flags, address, size) {
+            _ if self.device == Device::WithoutUseForMaps => 0,
             (2, 0, 0) => {
                 self.maps.clear();
                 0
@@ -129,6 +146,10 @@ impl LibvfioUser {
         self.set_irqs.push((index, start, fds.len()));
         if flags == 1 | 32 && count == 0 {
             self.eventfds.clear();
+        }
+        // Eventfds are taken away from vector 0 on, or not at all (pitfall 19).
+        if flags == 4 | 32 && fds.is_empty() && start == 0 {
+            self.eventfds.retain(|vector, _| *vector >= count);
         }
         self.eventfds.extend((start..).zip(fds));
         0
@@ -173,8 +194,16 @@ fn receive(peer: &RawPeer) -> Option<Received> {
 }
 
 fn client() -> (Client, JoinHandle<LibvfioUser>) {
+    client_of(Device::Ordinary)
+}
+
+fn client_of(device: Device) -> (Client, JoinHandle<LibvfioUser>) {
     let (peer, socket) = RawPeer::pair();
-    let thread = std::thread::spawn(move || LibvfioUser::default().serve(&peer));
+    let server = LibvfioUser {
+        device,
+        ..LibvfioUser::default()
+    };
+    let thread = std::thread::spawn(move || server.serve(&peer));
     (Client::connect(socket, config()).unwrap(), thread)
 }
 
@@ -273,4 +302,79 @@ fn interrupt_kinds_share_their_eventfds() {
     vector.expect_closed();
     drop(client);
     assert!(thread.join().unwrap().eventfds.is_empty());
+}
+
+/// Pitfall 19: the server answers success and keeps the eventfd. Only disabling the index takes it.
+#[test]
+fn eventfd_of_a_later_vector_goes_only_with_its_index() {
+    let (client, thread) = client();
+    let (first, second) = (Probe::new(), Probe::new());
+    let fds = [first.fd(), second.fd()];
+    client
+        .set_irqs_eventfds(IrqIndex::MSIX, 0, IrqAction::Trigger, &fds)
+        .unwrap();
+    client.clear_irqs_eventfds(IrqIndex::MSIX, 0, 1).unwrap();
+    first.expect_closed();
+    client.clear_irqs_eventfds(IrqIndex::MSIX, 1, 1).unwrap();
+    client.disable_irqs(IrqIndex::MSIX).unwrap();
+    second.expect_closed();
+    drop(client);
+    let server = thread.join().unwrap();
+    let asked = [(2, 0, 2), (2, 0, 0), (2, 1, 0), (2, 0, 0)];
+    assert_eq!(server.set_irqs, asked);
+}
+
+/// Pitfall 26: each refusal is an error of its own call; the device can still be read.
+#[test]
+fn stopped_device_refuses_all_but_accesses_and_stays_in_step() {
+    let (client, _thread) = client_of(Device::Stopped);
+    let probe = Probe::new();
+    let vectors = [probe.fd()];
+    let refused = [
+        client.dma_map(range(1, 1), DmaMapFlags::READ_WRITE, None),
+        client.dma_unmap(range(1, 1)),
+        client.dma_unmap_all(),
+        client.set_irqs_eventfds(IrqIndex::MSIX, 0, IrqAction::Trigger, &vectors),
+        client.disable_irqs(IrqIndex::MSIX),
+        client.reset(),
+    ];
+    for result in refused {
+        assert_eq!(errno(result.unwrap_err()), Errno::INVAL);
+    }
+    let mut data = [0; 4];
+    client.region_read(RegionIndex::BAR0, 0, &mut data).unwrap();
+    assert_eq!(data, [7; 4]);
+}
+
+/// Pitfall 29: the server says success to any map and remembers none.
+#[test]
+fn maps_of_a_device_without_dma_are_taken_and_given_back() {
+    let (client, thread) = client_of(Device::WithoutUseForMaps);
+    for _ in 0..2 {
+        let map = client.dma_map(range(1, 2), DmaMapFlags::READ_WRITE, None);
+        map.unwrap();
+    }
+    client.dma_unmap(range(1, 2)).unwrap();
+    client.dma_unmap_all().unwrap();
+    drop(client);
+    assert!(thread.join().unwrap().maps.is_empty());
+}
+
+/// Pitfall 30: success does not say that the server will use the memory. Such maps are sent as they are, and taken back.
+#[test]
+fn maps_that_spdk_does_not_use_are_sent_as_they_are() {
+    let (client, _thread) = client_of(Device::WithoutUseForMaps);
+    let memory = peers::device::memfd(0x3000);
+    let fd = Some((std::os::fd::AsFd::as_fd(&memory), 0));
+    let ranges = [range(1, 3), range(0x1000, 3), range(0x2000, 1)];
+    let flags = [DmaMapFlags::READ_WRITE, DmaMapFlags::READ];
+    client.dma_map(ranges[0], flags[0], fd).unwrap();
+    client.dma_map(ranges[1], flags[1], fd).unwrap();
+    client.dma_map(ranges[2], flags[0], None).unwrap();
+    for range in ranges {
+        client.dma_unmap(range).unwrap();
+    }
+    let mut data = [0; 4];
+    client.region_read(RegionIndex::BAR0, 0, &mut data).unwrap();
+    assert_eq!(data, [7; 4]);
 }

@@ -163,3 +163,25 @@ fn r29_replies_repeat_the_head() {
     let write = peer.region_write(REGISTERS, 8, &[1; 8]);
     assert_eq!(write.succeeded().body, bytes::access(REGISTERS, 8, 8, &[]));
 }
+
+/// Pitfall 31: SPDK's client reaches what lies before the first area by message, what lies behind it not at all. So an area
+/// covers the whole BAR, and a client that maps nothing reads each byte of it.
+#[test]
+fn i10_bar_that_is_mapped_whole_is_served_by_message_too() {
+    let (_server, peer) = negotiated();
+    let info = peer.request(5, &bytes::region_info(64, BAR0));
+    let size: u64 = 2 << 20;
+    let area = [0u64, size].map(u64::to_ne_bytes).concat();
+    assert_eq!(
+        info.succeeded().body[48..],
+        area,
+        "one area, as large as the BAR"
+    );
+    rustix::io::pwrite(&info.fds[0], b"end", size - 3).expect("the BAR's memory");
+    let last = peer.region_read(BAR0, size - 3, 3);
+    assert_eq!(&last.succeeded().body[16..], b"end");
+    peer.region_write(BAR0, 0, b"head").succeeded();
+    let mut head = [0; 4];
+    rustix::io::pread(&info.fds[0], &mut head, 0).expect("the BAR's memory");
+    assert_eq!(&head, b"head");
+}
