@@ -144,6 +144,7 @@ def run(options, guest):
     if options.init == "busybox":
         archive.tree(FILES / "lab-init", "init")
     archive.tree(FILES / "lab-session", "lab/session")
+    archive.tree(FILES / "lab-state", "lab/state")
     for name in ("lab-bind", "lab-unbind", "lab-guest-initrd"):
         archive.tree(FILES / name, f"lab/bin/{name}")
     archive.directory("lab/out")
@@ -176,6 +177,7 @@ def settings(options):
         "LAB_KERNEL": options.kernel,
         "lab_mode": "shell" if options.shell else "command",
         "lab_command": command,
+        "lab_reboots": str(options.reboots),
         "lab_columns": str(terminal.size().columns),
         "lab_rows": str(terminal.size().lines),
     }

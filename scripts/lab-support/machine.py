@@ -30,6 +30,9 @@ KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet mitigations=off intel_iommu=
 # Ports that the lab's init opens by these names (see files/lab-session).
 PORTS = ("lab-control", "lab-out", "lab-err", "lab-results")
 
+# By this files/lab-state knows its disk.
+STATE_SERIAL = "lab-state"
+
 # The second serial port, /dev/ttyS1, is there for --shell.
 TERMINAL = "lab-terminal"
 
@@ -44,13 +47,14 @@ def qemu_environment(root):
     return {"QEMU_MODULE_DIR": str(pathlib.Path(root) / "usr/lib/x86_64-linux-gnu/qemu")}
 
 
-def arguments(options, kernel, initrd, disk, console_log, port_fds):
-    """QEMU's arguments for one run."""
+def arguments(options, kernel, initrd, disks, console_log, port_fds):
+    """QEMU's arguments for one run; `disks` are the lab's disk and, where the machine is rebooted, the one that keeps its files."""
+    disk, state = disks
     iommu = IOMMUS[options.iommu]
     words = [
         "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-M", "q35,kernel-irqchip=split",
         "-smp", str(options.cpus), "-m", str(options.memory),
-        "-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none",
+        "-nodefaults", "-display", "none", "-monitor", "none", *([] if options.reboots else ["-no-reboot"]),
         *(["-device", iommu] if iommu else []),
         "-kernel", str(kernel), "-initrd", str(initrd), "-append", KERNEL_COMMAND_LINE,
         "-chardev", f"file,id=console,path={escaped(console_log)}", "-serial", "chardev:console",
@@ -61,6 +65,11 @@ def arguments(options, kernel, initrd, disk, console_log, port_fds):
         "-device", "e1000e,netdev=lab-net,addr=5,romfile=",
         "-device", "virtio-serial-pci,id=lab-ports,addr=1e",
     ]
+    if options.reboots:
+        words += [
+            "-drive", f"file={escaped(state)},if=none,id=lab-state,format=raw,cache=writeback",
+            "-device", f"nvme,drive=lab-state,serial={STATE_SERIAL},addr=1d",
+        ]
     for name, fd in port_fds.items():
         words += ["-chardev", f"socket,id={name},fd={fd}"]
         if name == TERMINAL:

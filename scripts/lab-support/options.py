@@ -31,6 +31,7 @@ inside the machine:
   LAB_GUEST_KERNEL_GENERIC, LAB_GUEST_INITRD_GENERIC  Debian's generic kernel 6.1 (bzImage) and its initrd: starts slower, has
                     drivers for the e1000e and other devices
   LAB, LAB_KERNEL   1, and the kernel as --kernel names it
+  LAB_BOOT          1, and after each reboot one more
   lab-bind 0000:00:04.0 gives a device to vfio-pci, lab-unbind takes it back
   lab-guest-initrd SCRIPT OUTPUT makes an initrd with a script that is too long for run= (about 1400 bytes)
 
@@ -63,6 +64,8 @@ def parse(arguments, root):
     options.command = command
     if [options.shell, options.prepare, bool(command)].count(True) != 1:
         raise LabError("say what to run: -- COMMAND..., or --shell for a prompt, or --prepare (and no two of them)")
+    if options.reboots and (options.init != "systemd" or options.shell):
+        raise LabError("--reboots needs --init systemd and a COMMAND")
     for path in options.copy_in:
         if not path.exists():
             raise LabError(f"--copy-in {path}: no such file or folder")
@@ -105,6 +108,7 @@ def parser():
     made.add_argument("--copy-in", type=pathlib.Path, metavar="PATH", action="append", default=[], help="put a file or folder into /lab/in, with the libraries it needs; may be repeated")
     made.add_argument("--timeout", type=between(1, 86400), metavar="S", help=f"seconds for the whole run (default: {DEFAULT_TIMEOUT_S}; none with --shell)")
     made.add_argument("--still-timeout", type=between(10, 86400), default=STILL_TIMEOUT_S, metavar="S", help="seconds after which a machine that answers no ping is given up (default: %(default)s)")
+    made.add_argument("--reboots", type=between(0, 8), default=0, metavar="N", help="how often COMMAND reboots the machine, and is run again after; files that it wrote are kept (docs/lab.md); needs --init systemd (default: %(default)s: a reboot ends the machine)")
     made.add_argument("--python", action="store_true", help="Python 3 is there too, with its standard library (30 MB)")
     made.add_argument("--prepare", action="store_true", help="fetch and build what such a run needs, and run nothing")
     made.add_argument("--shell", action="store_true", help="a prompt in the machine instead of COMMAND")

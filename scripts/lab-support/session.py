@@ -52,6 +52,7 @@ class Session:
         self._control = b""
         self._status = None
         self._ready = False
+        self._reboots = 0
         self._ends = {}
         self._stopped = False
         self._next_ping = self._still = FOREVER
@@ -148,18 +149,28 @@ class Session:
         *lines, self._control = self._control.split(b"\n")
         for line in lines:
             word, _, rest = line.decode(errors="replace").partition(" ")
-            if word == "READY" and not self._ready:
-                self._ready = True
-                self._deadline = FOREVER
-                progress("the lab machine is up")
-                self._open_terminal()
-                self._next_ping = time.monotonic()
+            if word == "READY":
+                self._on_ready()
             elif word == "ALIVE":
                 self._still = time.monotonic() + self._options.still_timeout
             elif word == "EXIT" and rest.isdigit() and self._status is None:
                 self._status = int(rest)
                 self._still = FOREVER
                 self._deadline = time.monotonic() + RESULTS_GRACE_S
+
+    def _on_ready(self):
+        """The machine is up, for the first time or after a reboot."""
+        if self._ready:
+            self._reboots += 1
+            if self._reboots > self._options.reboots:
+                raise LabError(f"the lab machine was rebooted more often than --reboots {self._options.reboots} allows", EXIT_DIED)
+            progress("the lab machine is up again")
+            return
+        self._ready = True
+        self._deadline = FOREVER
+        progress("the lab machine is up")
+        self._open_terminal()
+        self._next_ping = time.monotonic()
 
     def _out_of_time(self):
         """A deadline passed: ask the command to stop once, the second time give up. True to go on."""

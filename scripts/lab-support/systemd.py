@@ -58,5 +58,6 @@ def archive(root):
         made.symlink(f"{units}/{unit}", "/dev/null")
     made.file(f"{units}/lab.service", SESSION_UNIT.encode())
     made.symlink(f"{units}/multi-user.target.wants/lab.service", "../lab.service")
+    made.symlink("usr/lib/systemd/system-shutdown/lab-state", "/lab/state")
     made.symlink(f"{units}/default.target", "/usr/lib/systemd/system/multi-user.target")
     return made
