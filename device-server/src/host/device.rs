@@ -104,13 +104,12 @@ impl HostDevice {
     }
 }
 
-/// The name that VFIO gave a device that it has as a node of its own: "vfio3". `None` if it has none (Linux before 6.6, or
-/// without CONFIG_VFIO_DEVICE_CDEV).
+/// The name that VFIO gave a device that it has as a node of its own: "vfio3". `None` if it has none: Linux before 6.6 has no names,
+/// and one without CONFIG_VFIO_DEVICE_CDEV has names without a node's number.
 pub fn vfio_name(sysfs: &Sysfs, address: PciAddress) -> Option<String> {
-    sysfs
-        .names(&format!("bus/pci/devices/{address}/vfio-dev"))
-        .into_iter()
-        .next()
+    let folder = format!("bus/pci/devices/{address}/vfio-dev");
+    let has_node = |name: &String| sysfs.path(&format!("{folder}/{name}/dev")).exists();
+    sysfs.names(&folder).into_iter().find(has_node)
 }
 
 /// The number of the node of that name, as it has to be: major and minor.
@@ -191,4 +190,23 @@ pub(super) fn virtual_functions(sysfs: &Sysfs, address: PciAddress) -> Vec<PciAd
         .map_while(|index| link_name(address, &device.join(format!("virtfn{index}"))).ok()?)
         .filter_map(|name| name.parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::vfio_name;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn name_without_a_number_is_no_node() {
+        let host = FakeHost::new();
+        let name = || vfio_name(&host.roots.sysfs, "0000:00:04.0".parse().unwrap());
+        host.file("sys/bus/pci/devices/0000:00:04.0/vfio-dev/vfio3/uevent", "");
+        assert_eq!(name(), None);
+        host.file(
+            "sys/bus/pci/devices/0000:00:04.0/vfio-dev/vfio3/dev",
+            "510:3\n",
+        );
+        assert_eq!(name().as_deref(), Some("vfio3"));
+    }
 }
