@@ -42,6 +42,10 @@ HOST = (
 )
 
 
+SERVICES = ("--init", "systemd", "--copy-in", "packaging")
+# The silence of a reboot, with its units' end and start, is longer than others'.
+REBOOTED = (*SERVICES, "--reboots", "1", "--still-timeout", "240")
+
 # The manual's host: its device, 0000:1a:00.3, shares a group with the card's function 0 (bus 0x1a is behind a root port of a second root
 # bus); a card with two virtual functions; systemd.
 MANUAL_HOST = (
@@ -108,7 +112,12 @@ SETS = (
     LabSet("groups", "6.1", ("groups",), memory=5120, options=(*SERIAL_PAIR, *MSI_CONTROLLER)),
     LabSet("host 6.1", "6.1", ("host",), memory=2048, options=HOST),
     LabSet("host 7", "7", ("host",), memory=2048, options=HOST, long=True),
-    LabSet("services 6.1", "6.1", ("services",), memory=2560, options=("--init", "systemd", "--copy-in", "packaging")),
+    LabSet("services 6.1", "6.1", ("services",), memory=2560, options=SERVICES, skip=("reboot::", "iommufd::")),
+    # What directives stop, and how systemd rates the units, is asked once: the systemd is the same, and what it sets up both kernels have.
+    LabSet("services 7", "7", ("services",), memory=2560, options=SERVICES, only=("orders::", "tenants::", "hot_plug::")),
+    LabSet("services iommufd", OWN_KERNEL, ("services",), memory=2560, options=SERVICES, only=("iommufd::",), timeout=600),
+    LabSet("host reboot", "7", ("services",), memory=2560, options=REBOOTED, only=("reboot::",), timeout=600),
+    LabSet("host reboot 6.1", "6.1", ("services",), memory=2560, options=REBOOTED, only=("reboot::",), timeout=600, long=True),
     LabSet("manual 6.1", "6.1", ("manual",), memory=2560, options=MANUAL_HOST, timeout=600),
     LabSet("manual 7", "7", ("manual",), memory=2560, options=MANUAL_HOST, timeout=600),
     LabSet("host without IOMMU", "6.1", ("host-without-iommu",), memory=2048, options=("--iommu", "none")),

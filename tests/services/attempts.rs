@@ -10,15 +10,19 @@ use harness::packaged::UNITS as UNITS_FOLDER;
 use crate::installed::{Host, run};
 
 /// The units of which every directive is tried.
-const UNITS: [&str; 2] = ["bulkhead-device-server@.service", "bulkhead-vmm@.service"];
+const UNITS: [&str; 3] = [
+    "bulkhead-device-server@.service",
+    "bulkhead-vmm@.service",
+    "bulkhead-supervisor@.service",
+];
 /// The first of them. What stands before says what the service is, and how much it may have.
 const FIRST: &str = "NoNewPrivileges=";
-/// What gives and does not take, is systemd's own default, or acts when nobody runs any more.
-const NOT_TRIED: [&str; 4] = [
-    "DeviceAllow",
-    "AmbientCapabilities",
-    "KeyringMode",
-    "RemoveIPC",
+/// What cannot be tried, and why.
+const NOT_TRIED: [(&str, &str); 4] = [
+    ("DeviceAllow", "gives what DevicePolicy= has taken"),
+    ("AmbientCapabilities", "empty, as without it"),
+    ("KeyringMode", "private, as without it"),
+    ("RemoveIPC", "acts when nobody runs any more"),
 ];
 
 /// Starts all, each twice.
@@ -62,6 +66,12 @@ const ATTEMPTS: &[Attempt] = &[
         "AF_UNIX",
         By::Root,
         "ip addr show lo",
+    ),
+    (
+        "RestrictAddressFamilies",
+        "AF_UNIX AF_NETLINK",
+        By::Root,
+        "ping -c 1 -W 2 127.0.0.1",
     ),
     ("IPAddressDeny", "any", By::Root, "ping -c 1 -W 2 127.0.0.1"),
     ("ProtectSystem", "strict", By::Root, "touch /etc/attempt"),
@@ -113,6 +123,37 @@ const ATTEMPTS: &[Attempt] = &[
     ),
     (
         "SystemCallFilter",
+        "@system-service",
+        By::Root,
+        "strace -o trace true",
+    ),
+    (
+        "SystemCallFilter",
+        "~@debug",
+        By::Root,
+        "strace -o trace true",
+    ),
+    (
+        "SystemCallFilter",
+        "~@privileged",
+        By::Root,
+        "chroot / true",
+    ),
+    (
+        "SystemCallFilter",
+        "~@resources",
+        By::Root,
+        "nice -n 1 true",
+    ),
+    ("SystemCallFilter", "~@keyring", By::Root, "./keyring"),
+    (
+        "SystemCallFilter",
+        "~io_uring_setup",
+        By::Root,
+        "./io-uring",
+    ),
+    (
+        "SystemCallFilter",
         "~@mount",
         By::Root,
         "mount -t tmpfs none /mnt && umount /mnt",
@@ -139,6 +180,23 @@ const REAL_TIME: &[u8] = &[
     0xbe, 0x01, 0x00, 0x00, 0x00, // mov esi, FIFO
     0x48, 0x89, 0xe2, //             mov rdx, rsp
     0x0f, 0x05, //                   syscall
+];
+
+/// x86-64: asks for its session's keyring.
+const KEYRING: &[u8] = &[
+    0xb8, 0xfa, 0x00, 0x00, 0x00, // mov eax, keyctl
+    0x31, 0xff, //                   xor edi, edi: its number
+    0xbe, 0xfd, 0xff, 0xff, 0xff, // mov esi, -3: the session's
+    0xba, 0x01, 0x00, 0x00, 0x00, // mov edx, 1: made where there is none
+    0x0f, 0x05, //                   syscall
+];
+
+/// x86-64: makes an io_uring, with the zeros below the stack as its parameters.
+const IO_URING: &[u8] = &[
+    0xb8, 0xa9, 0x01, 0x00, 0x00, //                   mov eax, io_uring_setup
+    0xbf, 0x01, 0x00, 0x00, 0x00, //                   mov edi, 1
+    0x48, 0x8d, 0xb4, 0x24, 0x00, 0xff, 0xff, 0xff, // lea rsi, [rsp - 256]
+    0x0f, 0x05, //                                     syscall
 ];
 
 /// x86-64: exits with 0 if the call before succeeded, else with 1.
@@ -234,7 +292,12 @@ fn prepare() -> Result<()> {
         &fs::read("/usr/bin/bash")?,
         0o4755,
     )?;
-    for (name, code) in [("write-execute", WRITE_EXECUTE), ("real-time", REAL_TIME)] {
+    for (name, code) in [
+        ("write-execute", WRITE_EXECUTE),
+        ("real-time", REAL_TIME),
+        ("keyring", KEYRING),
+        ("io-uring", IO_URING),
+    ] {
         let program = wide_program(&[code, SO_EXIT].concat())?;
         file(&format!("{PLACE}/{name}"), &program, 0o755)?;
     }
@@ -257,16 +320,29 @@ fn every_directive_is_tried(unit: &str) -> Result<()> {
     let lines = lines.take_while(|line| !line.starts_with('['));
     for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (directive, value) = line.split_once('=').with_context(|| line.to_owned())?;
-        // The sets of calls are three lines; one of the sets is tried.
-        let tried = ATTEMPTS.iter().any(|(name, tried, _, _)| {
-            *name == directive && (*tried == value || directive == "SystemCallFilter")
-        });
-        ensure!(
-            tried || NOT_TRIED.contains(&directive),
-            "{unit}: nobody tries what {line} stops"
-        );
+        let not_tried = NOT_TRIED.iter().any(|(name, _)| *name == directive);
+        for part in parts(directive, value) {
+            let tried = |(name, tried, ..): &Attempt| *name == directive && *tried == part;
+            ensure!(
+                not_tried || ATTEMPTS.iter().any(tried),
+                "{unit}: nobody tries what {directive}={part} stops"
+            );
+        }
     }
     Ok(())
+}
+
+/// What a line stops: one thing, but for filters of calls. They stop what is in each set that they take, and what is not in the set
+/// that they begin with; calls by name are given.
+fn parts(directive: &str, value: &str) -> Vec<String> {
+    match (directive, value.strip_prefix('~')) {
+        ("SystemCallFilter", Some(sets)) => {
+            let sets = sets.split(' ');
+            sets.map(|set| format!("~{set}")).collect()
+        }
+        ("SystemCallFilter", None) if !value.starts_with('@') => Vec::new(),
+        _ => vec![value.to_owned()],
+    }
 }
 
 /// An x86-64 program of this code alone (ELF-64: a header, one segment, the code).

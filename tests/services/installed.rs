@@ -48,6 +48,16 @@ impl Host {
             tenant.settle()?;
         }
         run("udevadm", &["control", "--reload"])?;
+        // As the package's postinst: the node may be there already.
+        run(
+            "udevadm",
+            &[
+                "trigger",
+                "--action=add",
+                "--subsystem-match=misc",
+                "--sysname-match=iommu",
+            ],
+        )?;
         host.systemctl(&["daemon-reload"])?;
         host.systemctl(&["reset-failed"])?;
         Ok(host)
@@ -55,7 +65,7 @@ impl Host {
 
     /// Runs systemctl, which must succeed; gives what it prints.
     pub(crate) fn systemctl(&self, words: &[&str]) -> Result<String> {
-        run("systemctl", words)
+        run("systemctl", words).with_context(|| journal("bulkhead-*"))
     }
 
     /// Runs systemctl, which must fail.
@@ -94,16 +104,7 @@ impl Host {
 
     /// What a unit logged last.
     pub(crate) fn journal(&self, unit: &str) -> String {
-        let words = [
-            "--no-pager",
-            "--lines",
-            "30",
-            "--output",
-            "cat",
-            "--unit",
-            unit,
-        ];
-        run("journalctl", &words).unwrap_or_else(|error| error.to_string())
+        journal(unit)
     }
 
     /// How many records of the journal have this field.
@@ -195,8 +196,8 @@ impl Tenant {
 
 /// Writes /etc/bulkhead/vms/NAME.conf.
 pub(crate) fn write_vm(name: &str, script: &str, devices: &str) -> Result<()> {
-    // Not in /tmp, of which a service has its own.
-    let folder = PathBuf::from(format!("/run/bulkhead-images/{name}"));
+    // Not in /tmp, of which a service has its own, nor in /run, which a reboot empties.
+    let folder = PathBuf::from(format!("/var/lib/bulkhead-images/{name}"));
     fs::create_dir_all(&folder)?;
     let boot = Guest::running(script).arguments(&folder)?;
     fs::set_permissions(folder.join("initrd"), fs::Permissions::from_mode(0o644))?;
@@ -219,8 +220,23 @@ pub(crate) fn wait_for_guest(name: &str, line: &str) -> Result<()> {
             .any(|said| said.starts_with(line))
             .then_some(())
     };
-    eventually("a line of the guest", CHANGE, said)
-        .with_context(|| format!("{line:?} is not in {:?}", console(name)))
+    eventually("a line of the guest", CHANGE, said).with_context(|| {
+        let journal = journal("bulkhead-*");
+        format!("{line:?} is not in {:?}; {journal}", console(name))
+    })
+}
+
+fn journal(units: &str) -> String {
+    let words = [
+        "--no-pager",
+        "--lines",
+        "60",
+        "--output",
+        "cat",
+        "--unit",
+        units,
+    ];
+    run("journalctl", &words).unwrap_or_else(|error| error.to_string())
 }
 
 fn drop_in(unit: &str, text: &str) -> Result<()> {

@@ -6,6 +6,8 @@
 mod orders;
 mod tenants;
 mod hot_plug;
+mod iommufd;
+mod reboot;
 mod hardening;
 mod attempts;
 mod installed;
