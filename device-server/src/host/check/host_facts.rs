@@ -102,7 +102,7 @@ impl HostFacts {
             vfio_pci: vfio_pci(roots),
             container_node: roots.dev.join("vfio/vfio").exists(),
             iommufd: roots.dev.join("iommu").exists(),
-            cdev: roots.dev.join("vfio/devices").exists() || sysfs.path("class/vfio-dev").exists(),
+            cdev: device_nodes(roots),
             memlock: memlock(roots),
             may_lock_any: may_lock_any(roots),
             huge_pages: huge_pages(roots),
@@ -110,6 +110,13 @@ impl HostFacts {
             mmio_stale_data: sysfs.text("devices/system/cpu/vulnerabilities/mmio_stale_data"),
         }
     }
+}
+
+/// Whether VFIO has nodes for devices. Its class in sysfs is there without CONFIG_VFIO_DEVICE_CDEV too, the nodes' number is not.
+fn device_nodes(roots: &Roots) -> bool {
+    let numbers = roots.proc_text("devices").unwrap_or_default();
+    roots.dev.join("vfio/devices").exists()
+        || numbers.lines().any(|line| line.ends_with(" vfio-dev"))
 }
 
 /// On x86 the names of the interrupt controllers tell: IR-IO-APIC and IR-PCI-MSI are behind a remapping unit.

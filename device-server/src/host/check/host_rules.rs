@@ -148,7 +148,7 @@ fn vfio_interface(facts: &HostFacts) -> Finding {
     }
 }
 
-/// Bulkhead uses VFIO groups: nothing here keeps it from working.
+/// Without it a device server takes the group: nothing here keeps it from working.
 fn iommufd(facts: &HostFacts) -> Finding {
     let text = match (facts.iommufd, facts.cdev) {
         (true, true) => "/dev/iommu and device nodes in /dev/vfio/devices are there",

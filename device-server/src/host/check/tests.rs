@@ -216,3 +216,16 @@ fn json_has_the_worst_level_and_every_finding() {
     assert_eq!(value["findings"][0]["subject"], "iommu");
     assert_eq!(value["findings"][0]["level"], "ok");
 }
+
+#[test]
+fn device_nodes_are_there_where_the_kernel_has_numbers_for_them() {
+    let host = good_host();
+    host.file("dev/iommu", "");
+    host.file("sys/class/vfio-dev/vfio0/uevent", "");
+    assert!(!HostFacts::read(&host.roots).cdev);
+    host.file(
+        "proc/devices",
+        "Character devices:\n510 vfio-dev\n511 vfio\n",
+    );
+    assert!(HostFacts::read(&host.roots).cdev);
+}
