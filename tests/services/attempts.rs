@@ -139,12 +139,7 @@ const ATTEMPTS: &[Attempt] = &[
         By::Root,
         "chroot / true",
     ),
-    (
-        "SystemCallFilter",
-        "~@resources",
-        By::Root,
-        "nice -n 1 true",
-    ),
+    ("SystemCallFilter", "~@resources", By::Root, "./real-time"),
     ("SystemCallFilter", "~@keyring", By::Root, "./keyring"),
     (
         "SystemCallFilter",
