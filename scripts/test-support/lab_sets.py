@@ -99,8 +99,8 @@ class LabSet:
 
 SETS = (
     LabSet("kernel 6.1", "6.1", ("passthrough", "faults", "isolation"), skip=("filter_of_every_thread",)),
-    # Logs, metrics, users and control groups have nothing that a kernel could change.
-    LabSet("kernel 7", "7", ("passthrough",), skip=("confinement::", "telemetry::")),
+    # Logs, metrics, users, control groups and the rights of a user without privilege are asked of one kernel.
+    LabSet("kernel 7", "7", ("passthrough",), skip=("confinement::", "telemetry::", "unprivileged::")),
     LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug", "isolation"), memory=2560, only=IOMMUFD_TESTS),
     LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, skip=("many::", "client::", "errors::", *CROSSINGS)),
     LabSet("hotplug errors", "6.1", ("hotplug",), memory=2560, options=ERRORS, only=("errors::",)),
