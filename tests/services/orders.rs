@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use harness::deadline::eventually;
+use harness::host_device::HostDevice;
 use harness::pattern::record_in_hex;
 
 use crate::installed::{BLUE, CHANGE, GREEN, Host, Tenant};
@@ -16,6 +17,11 @@ fn first_vm_starts_the_server_and_the_next_one_finds_it() -> Result<()> {
     let host = Host::install()?;
     host.systemctl(&["start", &BLUE.socket(), &GREEN.socket()])?;
     host.is(&BLUE.server(), "inactive")?;
+    // Before a VM waits for it.
+    ensure!(
+        HostDevice::at(BLUE.device).driver().as_deref() == Some("vfio-pci"),
+        "bound"
+    );
     for _ in ["first", "second"] {
         host.systemctl(&["start", &BLUE.vm()])?;
         reads_its_disk(BLUE)?;
