@@ -45,22 +45,13 @@ impl Mapping {
         } else {
             ProtFlags::READ
         };
-        let map_at = |hint: *mut c_void, len| {
-            // SAFETY: mmap's contract for a fresh shared file mapping:
-            // - MAP_FIXED is not set: no existing mapping is replaced, whatever the hint is;
-            // - the length is not zero: an `IovaRange` is never empty;
-            // - the pointer is only used through `address`, for VFIO and for `VolatileSlice`, never as a reference.
-            unsafe { rustix::mm::mmap(hint, len, protection, MapFlags::SHARED, fd, file_offset) }
-        };
-        // A huge page of the file is one of the mapping only where both begin at the same place in it; then pinning looks at 2 MiB
-        // at a time. Where more fits, it fits at a place of our choice too; if not, pinning is slower.
-        let with_slack = len.checked_add(HUGE_PAGE).ok_or(Errno::NOMEM)?;
-        let free = map_at(ptr::null_mut(), with_slack)?;
-        // SAFETY: munmap's contract is that nothing uses the range: it was made above, and nobody has its address.
-        unsafe { rustix::mm::munmap(free, with_slack) }?;
-        let into = usize::try_from(file_offset).map_err(|_| Errno::NOMEM)?;
-        let skipped = into.wrapping_sub(free.addr()) % HUGE_PAGE;
-        let address = map_at(free.wrapping_byte_add(skipped), len)?;
+        let hint = place(len, file_offset)?;
+        // SAFETY: mmap's contract for a fresh shared file mapping:
+        // - MAP_FIXED is not set: no existing mapping is replaced, whatever the hint is;
+        // - the length is not zero: an `IovaRange` is never empty;
+        // - the pointer is only used through `address`, for VFIO and for `VolatileSlice`, never as a reference.
+        let address =
+            unsafe { rustix::mm::mmap(hint, len, protection, MapFlags::SHARED, fd, file_offset) }?;
         let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::NOMEM)?;
         let mapping = Mapping {
             address,
@@ -119,6 +110,26 @@ impl Mapping {
     pub fn writable(&self) -> bool {
         self.writable
     }
+}
+
+/// Where `len` bytes of a file from `file_offset` on may go so that a huge page of the file is one of the mapping, which lets pinning
+/// look at 2 MiB at a time. Only a hint: should another thread be faster, the kernel takes another place, and pinning is slower.
+fn place(len: usize, file_offset: u64) -> Result<*mut c_void, Errno> {
+    let with_slack = len.checked_add(HUGE_PAGE).ok_or(Errno::NOMEM)?;
+    // Not of the file: pages of the pool would be reserved for it (MAP_HUGETLB).
+    // SAFETY: mmap_anonymous's contract: the address is null and MAP_FIXED is not set, so nothing is replaced; the length is not zero.
+    let free = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            with_slack,
+            ProtFlags::empty(),
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )
+    }?;
+    // SAFETY: munmap's contract is that nothing uses the range: it was made above, and nobody has its address.
+    unsafe { rustix::mm::munmap(free, with_slack) }?;
+    let into = usize::try_from(file_offset % HUGE_PAGE as u64).map_err(|_| Errno::NOMEM)?;
+    Ok(free.wrapping_byte_add(into.wrapping_sub(free.addr()) % HUGE_PAGE))
 }
 
 impl Drop for Mapping {
