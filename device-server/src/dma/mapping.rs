@@ -128,7 +128,7 @@ fn place(len: usize, file_offset: u64) -> Result<*mut c_void, Errno> {
     }?;
     // SAFETY: munmap's contract is that nothing uses the range: it was made above, and nobody has its address.
     unsafe { rustix::mm::munmap(free, with_slack) }?;
-    let into = usize::try_from(file_offset % HUGE_PAGE as u64).map_err(|_| Errno::NOMEM)?;
+    let into = usize::try_from(file_offset).map_err(|_| Errno::NOMEM)?;
     Ok(free.wrapping_byte_add(into.wrapping_sub(free.addr()) % HUGE_PAGE))
 }
 
