@@ -10,15 +10,12 @@
 // UNSAFETY: the mapping is made at an address that the kernel picks, is never handed out as a reference, and is
 // unmapped exactly once, on drop.
 
-use std::ffi::c_void;
 use std::os::fd::BorrowedFd;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use protocol::{Errno, IovaRange};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::VolatileSlice;
-
-const HUGE_PAGE: usize = 2 << 20;
 
 /// Memory of the client, mapped shared. Unmapped on drop.
 #[derive(Debug)]
@@ -45,13 +42,20 @@ impl Mapping {
         } else {
             ProtFlags::READ
         };
-        let hint = place(len, file_offset)?;
         // SAFETY: mmap's contract for a fresh shared file mapping:
-        // - MAP_FIXED is not set: no existing mapping is replaced, whatever the hint is;
+        // - the address is null and MAP_FIXED is not set: no existing mapping is replaced;
         // - the length is not zero: an `IovaRange` is never empty;
         // - the pointer is only used through `address`, for VFIO and for `VolatileSlice`, never as a reference.
-        let address =
-            unsafe { rustix::mm::mmap(hint, len, protection, MapFlags::SHARED, fd, file_offset) }?;
+        let address = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                MapFlags::SHARED,
+                fd,
+                file_offset,
+            )
+        }?;
         let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::NOMEM)?;
         let mapping = Mapping {
             address,
@@ -112,26 +116,6 @@ impl Mapping {
     }
 }
 
-/// Where `len` bytes of a file from `file_offset` on may go so that a huge page of the file is one of the mapping, which lets pinning
-/// look at 2 MiB at a time. Only a hint: should another thread be faster, the kernel takes another place, and pinning is slower.
-fn place(len: usize, file_offset: u64) -> Result<*mut c_void, Errno> {
-    let with_slack = len.checked_add(HUGE_PAGE).ok_or(Errno::NOMEM)?;
-    // Not of the file: pages of the pool would be reserved for it (MAP_HUGETLB).
-    // SAFETY: mmap_anonymous's contract: the address is null and MAP_FIXED is not set, so nothing is replaced; the length is not zero.
-    let free = unsafe {
-        rustix::mm::mmap_anonymous(
-            ptr::null_mut(),
-            with_slack,
-            ProtFlags::empty(),
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        )
-    }?;
-    // SAFETY: munmap's contract is that nothing uses the range: it was made above, and nobody has its address.
-    unsafe { rustix::mm::munmap(free, with_slack) }?;
-    let into = usize::try_from(file_offset).map_err(|_| Errno::NOMEM)?;
-    Ok(free.wrapping_byte_add(into.wrapping_sub(free.addr()) % HUGE_PAGE))
-}
-
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: munmap's contract:
@@ -155,22 +139,6 @@ mod tests {
     use rustix::fs::MemfdFlags;
 
     use super::*;
-
-    #[test]
-    fn mapping_begins_where_the_file_does_in_a_huge_page() {
-        let memory = rustix::fs::memfd_create("mapping-test", MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&memory, 64 << 20).unwrap();
-        for (offset, len) in [(0, 32 << 20), (6 << 20, 4096), (0x20_1000, 3 << 20)] {
-            let range = IovaRange::new(Iova(0), len).unwrap();
-            let fits = || {
-                let mapping = Mapping::new(memory.as_fd(), offset, range, true).unwrap();
-                let huge = HUGE_PAGE as u64;
-                mapping.address().addr().get() as u64 % huge == offset % huge
-            };
-            // Another test's thread may take the place.
-            assert!((0..5).any(|_| fits()), "{len:#x} bytes at {offset:#x}");
-        }
-    }
 
     #[test]
     fn mapping_asks_for_huge_pages() {
