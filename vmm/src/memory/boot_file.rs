@@ -3,7 +3,7 @@
 //! A process in its jail opens no file and seeks in none; a mapping needs neither. The content is what the file holds at
 //! the time: one that was replaced (written anew and renamed) is still the old one, one that was overwritten in place is
 //! the new one. A file that became shorter is an error, not a SIGBUS; only one that is cut in the microseconds between
-//! the check and the copy ends the process.
+//! the check and the copy ends the process. There is no deadline: a file system that does not answer holds up the reset.
 
 // UNSAFETY: mmap, madvise and munmap of a file that the operator named. The mapping is only ever copied from.
 #![expect(unsafe_code, reason = "a mapping of a boot file, see above")]
