@@ -212,7 +212,6 @@ fn ids_come_back_as_they_were_and_may_repeat() -> Result<()> {
 fn wrong_input_gets_the_same_class_from_qemu() -> Result<()> {
     let scratch = Scratch::new()?;
     let mut qemu = peer_qemu::machine(&scratch.file("initrd"))?.command;
-    let socket = scratch.file("qmp.sock");
     qemu.args([
         "-M",
         "q35",
@@ -222,17 +221,23 @@ fn wrong_input_gets_the_same_class_from_qemu() -> Result<()> {
         "-accel",
         "tcg",
     ]);
-    qemu.args(["-qmp", &format!("unix:{socket},server=on,wait=off")]);
+    // A monitor each: after some of them one takes no more requests, and a second error of an input could reach the next client of the same.
+    let socket = |index: usize| scratch.file(&format!("qmp{index}.sock"));
+    for index in 0..=CASES.len() {
+        qemu.args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", socket(index)),
+        ]);
+    }
     let mut process = Process::start("QEMU", &mut qemu)?;
-    for (input, class) in CASES {
-        // A client each: after some of them QEMU takes no more requests.
-        let mut qmp = Qmp::connect(&socket)?;
+    for (index, (input, class)) in CASES.iter().enumerate() {
+        let mut qmp = Qmp::connect(&socket(index))?;
         let shown = String::from_utf8_lossy(input);
         qmp.send(input)?;
         let answer = qmp.answer().with_context(|| shown.clone().into_owned())?;
         ensure!(answer["error"]["class"] == *class, "{shown}: {answer}");
     }
-    Qmp::connect(&socket)?.succeed(r#"{"execute":"quit"}"#)?;
+    Qmp::connect(&socket(CASES.len()))?.succeed(r#"{"execute":"quit"}"#)?;
     process.wait(PROCESS)?;
     Ok(())
 }
