@@ -89,12 +89,17 @@ pub(super) fn prefer(mapping: &MmapRegion) {
 /// Makes a mapping's memory huge pages, as far as the host has them, and takes what is not there yet. For memory that is to be
 /// pinned whole. An error says why not all of it is.
 pub(super) fn collapse(mapping: &MmapRegion) -> io::Result<()> {
+    // One call, since each begins with work on all of the host's CPUs (lru_add_drain_all).
+    let all = || advise(mapping, 0, mapping.size(), libc::MADV_COLLAPSE);
+    // Where a device has been before, that is all.
+    if all().is_ok() {
+        return Ok(());
+    }
     // A huge page is not made of nothing (SCAN_TRUNCATED in mm/khugepaged.c): a small one of it has to be there.
     for offset in (0..mapping.size()).step_by(HUGE_PAGE) {
         advise(mapping, offset, SMALL_PAGE, libc::MADV_POPULATE_READ)?;
     }
-    // One call, since each begins with work on all of the host's CPUs (lru_add_drain_all).
-    advise(mapping, 0, mapping.size(), libc::MADV_COLLAPSE)
+    all()
 }
 
 /// `offset` and `len` are inside the mapping.

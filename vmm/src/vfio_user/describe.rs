@@ -16,7 +16,6 @@ use crate::pci::{BarKind, BarRequest};
 const HEADER_TYPE: usize = 0x0e;
 const FIRST_BAR: usize = 0x10;
 const INTERRUPT_PIN: usize = 0x3d;
-const COPY_CHUNK_BYTES: usize = 256;
 
 /// A device that makes sense.
 #[derive(Debug)]
@@ -151,23 +150,18 @@ pub fn describe(client: &Client) -> Result<Description, DescribeError> {
     check(info, regions, irqs, copy)
 }
 
+/// In one message: each costs two switches between the processes.
 fn read_copy(client: &Client, size: u64) -> Result<Vec<u8>, DescribeError> {
     let len = usize::try_from(size)
         .ok()
         .filter(|len| [0x100, 0x1000].contains(len));
     let mut copy = vec![0; len.ok_or(DescribeError::ConfigSize(size))?];
-    for (chunk, offset) in copy
-        .chunks_mut(COPY_CHUNK_BYTES)
-        .zip((0u64..).step_by(COPY_CHUNK_BYTES))
-    {
-        let what = || "read its configuration space".to_owned();
-        client
-            .region_read(RegionIndex::CONFIG, offset, chunk)
-            .map_err(|source| DescribeError::Ask {
-                what: what(),
-                source,
-            })?;
-    }
+    client
+        .region_read(RegionIndex::CONFIG, 0, &mut copy)
+        .map_err(|source| DescribeError::Ask {
+            what: "read its configuration space".to_owned(),
+            source,
+        })?;
     Ok(copy)
 }
 
