@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result};
 use harness::bending_relay::Step;
 use harness::raw_message::RawMessage;
+use harness::raw_peer::descriptors;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -201,7 +202,7 @@ fn d26_configuration_space_that_makes_no_sense_is_refused() -> Result<()> {
 #[test]
 #[ignore = "needs /dev/kvm: scripts/test"]
 fn d17_d19_d20_file_that_cannot_be_a_bar_is_refused() -> Result<()> {
-    let files: [(Option<OwnedFd>, &str); 6] = [
+    let mut files: Vec<(Option<OwnedFd>, &str)> = vec![
         (None, "no file descriptor"),
         (
             Some(memfd_create("short", MemfdFlags::CLOEXEC)?),
@@ -213,6 +214,12 @@ fn d17_d19_d20_file_that_cannot_be_a_bar_is_refused() -> Result<()> {
         // A regular file that is no memory.
         (Some(File::open("/proc/version")?.into()), "no memory"),
     ];
+    let of_fuse = descriptors::of_fuse().into_iter();
+    files.extend(
+        of_fuse
+            .zip(["ask what it is", "no memory"])
+            .map(|((_, file), word)| (Some(file), word)),
+    );
     let mut setup = Setup::new(&[])?;
     for (file, word) in files {
         let other_file = move |_: &RawMessage, mut reply: RawMessage| {

@@ -223,6 +223,18 @@ fn q24_descriptors_that_are_no_eventfd_are_refused() {
     server.is_unharmed_by(peer);
 }
 
+/// The kernel refuses to say anything of such a file, and so it is with the server's first question of the kind.
+#[test]
+fn q24_first_descriptor_of_all_is_a_file_of_fuse() {
+    for (_, file) in descriptors::of_fuse() {
+        let (server, peer) = negotiated();
+        let body = bytes::set_irqs(EVENTFD | TRIGGER, MSIX, 0, 1, &[]);
+        peer.request_with(SET_IRQS, &body, &[file.as_fd()])
+            .failed(Errno::INVAL);
+        server.is_unharmed_by(peer);
+    }
+}
+
 #[test]
 fn q25_q26_full_blocking_eventfd_does_not_hold_up_the_device() {
     let (_server, peer) = negotiated();

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use crate::mechanisms::seccomp::{Arg, Rule};
 
-use super::{Folder, Limit, Need, Resource};
+use super::{Folder, Limit, Need, Resource, statx_of_nothing};
 
 /// First argument of fcntl that matters is the command, the second.
 const COMMAND: u8 = 1;
@@ -237,6 +237,7 @@ fn descriptors() -> Vec<Rule> {
         .arg(3, Arg::Equals(libc::AT_EMPTY_PATH.unsigned_abs().into())),
         Rule::syscall(libc::SYS_statx, "the same through statx")
             .arg(2, Arg::HasBits(libc::AT_EMPTY_PATH.unsigned_abs().into())),
+        statx_of_nothing(),
         Rule::syscall(libc::SYS_fstatfs, "dma: the page size of received memory"),
         Rule::syscall(libc::SYS_close, "what came with messages, connections"),
         Rule::syscall(libc::SYS_ioctl, "sockets: non-blocking").arg(1, Arg::Equals(libc::FIONBIO)),

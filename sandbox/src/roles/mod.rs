@@ -8,7 +8,7 @@ pub mod vfio;
 pub mod test_device;
 pub mod device_base;
 
-use crate::mechanisms::seccomp::Rule;
+use crate::mechanisms::seccomp::{Arg, Rule};
 
 pub use crate::mechanisms::landlock::{Folder, Need};
 pub use crate::mechanisms::rlimits::{Limit, Resource};
@@ -41,4 +41,11 @@ pub struct Calls {
     pub rules: Vec<Rule>,
     /// Of those, what is refused with EPERM.
     pub refused: Vec<Rule>,
+}
+
+/// How libraries ask whether the kernel has statx, when their first call of it failed: of no file, into no buffer.
+fn statx_of_nothing() -> Rule {
+    Rule::syscall(libc::SYS_statx, "whether there is statx, asked of nothing")
+        .arg(1, Arg::Equals(0))
+        .arg(4, Arg::Equals(0))
 }

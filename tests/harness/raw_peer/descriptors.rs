@@ -7,6 +7,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::EventfdFlags;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
+use super::fuse;
 use super::userfault::userfaultfd;
 
 /// Memory as our own VMM sends it.
@@ -36,6 +37,22 @@ pub fn eventfd() -> OwnedFd {
 pub fn fired(fd: &OwnedFd) -> u64 {
     let mut bytes = [0; 8];
     rustix::io::read(fd, &mut bytes).map_or(0, |_| u64::from_ne_bytes(bytes))
+}
+
+/// Files that another process serves, where this machine can have them.
+pub fn of_fuse() -> Vec<(&'static str, OwnedFd)> {
+    let files = [
+        ("another user's file of FUSE", fuse::file_of_another_user()),
+        ("silent file of FUSE", fuse::silent_file()),
+    ];
+    let sent = files.into_iter().filter_map(|(kind, file)| match file {
+        Ok(fd) => Some((kind, fd)),
+        Err(error) => {
+            eprintln!("not sent: this machine has no {kind} ({error})");
+            None
+        }
+    });
+    sent.collect()
 }
 
 /// Everything that is neither memory nor an eventfd, by name.
@@ -90,5 +107,6 @@ pub fn strange() -> Vec<(&'static str, OwnedFd)> {
         Ok(fd) => strange.push(("userfaultfd", fd)),
         Err(errno) => eprintln!("not sent: this machine makes no userfaultfd ({errno})"),
     }
+    strange.extend(of_fuse());
     strange
 }

@@ -15,6 +15,7 @@ mod server;
 pub mod unharmed;
 pub mod bytes;
 pub mod descriptors;
+pub mod fuse;
 mod userfault;
 
 use std::io::{IoSlice, Write};

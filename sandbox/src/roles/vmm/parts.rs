@@ -3,6 +3,7 @@
 use crate::mechanisms::seccomp::{Arg, Rule};
 
 use super::kvm;
+use crate::roles::statx_of_nothing;
 
 const STANDARD_ERROR: u64 = 2;
 const NO_DESCRIPTOR: u64 = 0xffff_ffff;
@@ -242,6 +243,7 @@ pub(super) fn attach(late: u64) -> Vec<Rule> {
         .arg(3, Arg::Equals(libc::AT_EMPTY_PATH.unsigned_abs().into())),
         late_only(libc::SYS_statx, late, "BARs: the same through statx")
             .arg(2, Arg::HasBits(libc::AT_EMPTY_PATH.unsigned_abs().into())),
+        statx_of_nothing(),
         late_only(
             libc::SYS_fstatfs,
             late,

@@ -1,0 +1,106 @@
+//! A file whose size, pages and answers are another process's to give, and which gives none: FUSE, one file, opened and taken out of the
+//! host's tree again.
+//!
+//! Only opening and closing are answered. What else is asked is answered with an error after `HOLD`, so that who asks is late, and no
+//! process of a failed test is stuck for ever. Not here: a file system that does not answer the closing either
+//! (docs/threat-model.md says what that does).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use fuser::{
+    Config, Errno, FileHandle, Filesystem, INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData,
+    ReplyStatfs, Request, Session, SessionACL,
+};
+use nix::mount::{MntFlags, MsFlags};
+use rustix::fs::{Gid, Uid};
+use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+
+use crate::scratch::Scratch;
+
+/// Longer than any wait of a peer of ours.
+const HOLD: Duration = Duration::from_secs(30);
+const NOBODY: u32 = 65534;
+
+#[derive(Debug)]
+struct Silent;
+
+impl Filesystem for Silent {
+    fn getattr(&self, _: &Request, _: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        std::thread::sleep(HOLD);
+        reply.error(Errno::EIO);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        std::thread::sleep(HOLD);
+        reply.error(Errno::EIO);
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        std::thread::sleep(HOLD);
+        reply.error(Errno::EIO);
+    }
+}
+
+/// Such a file, open for reading and writing. An error says why this machine cannot have one.
+pub fn silent_file() -> io::Result<OwnedFd> {
+    open_as(0, ",allow_other")
+}
+
+/// One of another user, whose questions alone the kernel passes on: it refuses everybody else's.
+pub fn file_of_another_user() -> io::Result<OwnedFd> {
+    open_as(NOBODY, "")
+}
+
+fn open_as(user: u32, option: &str) -> io::Result<OwnedFd> {
+    let scratch = Scratch::new().map_err(io::Error::other)?;
+    let path = scratch.file("fuse");
+    File::create(&path)?;
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let options = format!(
+        "fd={},rootmode=100666,user_id={user},group_id={user}{option}",
+        device.as_raw_fd()
+    );
+    nix::mount::mount(
+        Some("fuse"),
+        path.as_str(),
+        Some("fuse"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )?;
+    let session = Session::from_fd(Silent, device.into(), SessionACL::All, Config::default());
+    let opened = session.and_then(Session::spawn).and_then(|answering| {
+        // It answers as long as this process lives.
+        std::mem::forget(answering);
+        // A thread has a user of its own, and this one ends.
+        let opening = || {
+            set_thread_res_gid(
+                Gid::from_raw(user),
+                Gid::from_raw(user),
+                Gid::from_raw(user),
+            )?;
+            set_thread_res_uid(
+                Uid::from_raw(user),
+                Uid::from_raw(user),
+                Uid::from_raw(user),
+            )?;
+            File::options().read(true).write(true).open(&path)
+        };
+        let opened = std::thread::scope(|scope| scope.spawn(opening).join());
+        opened.unwrap_or_else(|_| Err(io::Error::other("the thread that opens it has died")))
+    });
+    nix::mount::umount2(path.as_str(), MntFlags::MNT_DETACH)?;
+    opened.map(OwnedFd::from)
+}
