@@ -4,6 +4,7 @@
 pub mod run;
 pub mod cli;
 pub mod ready;
+pub mod program_pages;
 pub mod serving;
 pub mod server;
 pub mod metrics;

@@ -23,6 +23,7 @@ use crate::backends::test::MEMORY_BYTES;
 use crate::backends::vfio::OpenError;
 use crate::cli::{Command, Devices, ProcessArgs};
 use crate::metrics::Metrics;
+use crate::program_pages;
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, ServeError, Shutdown, Source};
@@ -126,11 +127,12 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     let enforced = sandbox.close(&calls)?;
     tracing::info!(%enforced, "Sandbox");
     serving.release();
-    // 7. Tell whoever waits, and wait until all have ended or a signal comes.
+    // 7. Tell whoever waits, give back what only the start needed, and wait until all have ended or a signal comes.
     if let Some(line) = ready.take() {
         line.ready();
     }
     manager.ready();
+    program_pages::let_go();
     serving.wait(&signals);
     // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
     //    One that is held up by its device for longer than a reset may take is left behind.

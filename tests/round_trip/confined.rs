@@ -11,10 +11,13 @@ use super::Times;
 use super::cpus::Cpus;
 use super::figures::{Figures, Limit};
 use super::ours::{Deadlines, Ours};
+use super::used::attach_and_use;
 
 const START_RATIO: &str = "start to first answer, sandbox on / off";
 const READ_RATIO: &str = "4-byte read p50, sandbox on / off";
-const MEMORY: &str = "PSS of an idle sandboxed device server";
+const MEMORY: &str = "PSS of an idle sandboxed device server, used";
+const UNUSED_MEMORY: &str = "PSS of an idle sandboxed device server, connected";
+const MEMORY_RUNS: usize = 5;
 const MAX_START_RATIO: f64 = 1.5;
 const MAX_READ_RATIO: f64 = 1.05;
 const MAX_MEMORY_MIB: f64 = 3.0;
@@ -51,13 +54,21 @@ impl Pair {
         Ok(())
     }
 
-    /// A server that nobody has used yet.
+    /// Of servers that have a client: once it is connected, and after it has used all that a device has.
     pub(crate) fn memory(figures: &mut Figures) -> Result<()> {
-        let idle = Ours::start(Deadlines::Timers, &[])?;
-        let kib: u64 = mappings(idle.pid())?.iter().map(|map| map.pss_kib).sum();
-        figures.add(MEMORY, "MiB", f64::from(u32::try_from(kib)?) / 1024.0);
+        for _ in 0..MEMORY_RUNS {
+            let idle = Ours::start(Deadlines::Timers, &[])?;
+            figures.add(UNUSED_MEMORY, "MiB", memory_mib(idle.pid())?);
+            attach_and_use(idle.client())?;
+            figures.add(MEMORY, "MiB", memory_mib(idle.pid())?);
+        }
         Ok(())
     }
+}
+
+fn memory_mib(pid: u32) -> Result<f64> {
+    let kib: u64 = mappings(pid)?.iter().map(|map| map.pss_kib).sum();
+    Ok(f64::from(u32::try_from(kib)?) / 1024.0)
 }
 
 pub(crate) fn limits(figures: &mut Figures) {

@@ -13,6 +13,7 @@ mod cpus;
 #[expect(dead_code, reason = "limits that only scripts/bench has")]
 mod figures;
 mod ours;
+mod used;
 
 use std::time::Instant;
 

@@ -70,6 +70,10 @@ impl Ours {
         self.server.pid()
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(crate) fn read(&self) -> Result<()> {
         let mut data = [0; 4];
         Ok(self.client.region_read(REGISTERS, SCRATCH, &mut data)?)

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use harness::deadline::eventually;
 use sandbox::prepare::{Child, Ending};
 
 use crate::support::{PATIENCE, Server};
@@ -143,4 +144,23 @@ fn server_of_the_test_device_is_confined_unless_told_otherwise() {
             );
         }
     }
+}
+
+/// Of the program's pages; only the kernel counts them.
+#[test]
+fn server_that_is_ready_has_let_go_of_what_only_its_start_needed() {
+    let server = Server::start();
+    let settled = eventually("fewer pages than at the start", PATIENCE, || {
+        let status = server.status();
+        let (now, most) = (kib(&status, "VmRSS"), kib(&status, "VmHWM"));
+        (now < most / 4 * 3).then_some(())
+    });
+    settled.unwrap_or_else(|error| panic!("{error}: {}", server.status()));
+}
+
+fn kib(status: &str, row: &str) -> u64 {
+    let mut rows = status.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = rows.find(|(name, _)| *name == row).expect("a row");
+    let value = value.trim().trim_end_matches(" kB");
+    value.parse().expect("a number")
 }
