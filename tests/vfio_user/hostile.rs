@@ -34,6 +34,10 @@ const MSIX: u32 = 0x58;
 const IRQ_RAISE: u32 = 0x10;
 /// For all that a second CPU does in one go.
 const DEED: Duration = Duration::from_secs(120);
+/// Registers of the local APIC: it takes interrupts only when it is enabled, and shows those of vector 0x40 and more that wait.
+const SPURIOUS_VECTOR: u32 = 0xf0;
+const APIC_ENABLED: u32 = 0x1ff;
+const REQUESTED_0X40: u32 = 0x220;
 /// A message's delivery mode (Intel SDM vol. 3, "Message Data Register Format").
 const SMI: u32 = 0x200;
 /// Configuration space is gone through in pieces, which `SPREAD` leaves in no order.
@@ -297,23 +301,20 @@ fn guest_whose_messages_go_anywhere_lives_and_its_memory_is_left_alone() -> Resu
     let machine = &mut scene.machine;
     let memory = 0x30_0000;
     machine.write(memory, 0x5555_5555)?;
+    machine.write(APIC + SPURIOUS_VECTOR, APIC_ENABLED)?;
     machine.config_write(MSIX, 0x8000_0000)?;
     for (address, high, data) in [
-        (memory, 0, 0xaaaa_a8aa),
+        (memory, 0, 0xaaaa_aaaa),
+        (memory, 0, 0x41),
         (0, 0, 0),
         (MEMORY, 0, ONES),
         (TABLE, 0, 0x41),
         (0xfec0_0000, 0, 0x41),
         (0xfee0_0000, 1, 0x41),
-        (0xfeef_ffff, 0, ONES),
         (0xfff0_0000, 0, 0xff),
         (ONES, ONES, ONES),
     ] {
-        for (place, word) in [(0, address), (4, high), (8, data), (12, 0)] {
-            machine.write(TABLE + place, word)?;
-        }
-        machine.set_register(IRQ_RAISE, 2 << 16)?;
-        machine.write(TABLE + 12, 1)?;
+        send(machine, address, high, data)?;
         ensure!(
             machine.register(ID)? == BLKT,
             "{address:#x}: {}",
@@ -324,7 +325,25 @@ fn guest_whose_messages_go_anywhere_lives_and_its_memory_is_left_alone() -> Resu
         machine.read(memory)? == 0x5555_5555,
         "a message was written to memory"
     );
+    let requested = machine.read(APIC + REQUESTED_0X40)?;
+    ensure!(requested == 0, "a write was an interrupt: {requested:#x}");
+    // The one that is.
+    send(machine, 0xfee0_0000, 0, 0x41)?;
+    eventually("the interrupt", DEED, || {
+        (machine.read(APIC + REQUESTED_0X40).ok()? == 1 << 1).then_some(())
+    })?;
+    // To all, and of a kind that there is not.
+    send(machine, 0xfeef_ffff, 0, ONES)?;
     scene.must_be_unharmed()
+}
+
+/// Has the device send this as its vector 0.
+fn send(machine: &mut Machine, address: u32, high: u32, data: u32) -> Result<()> {
+    for (place, word) in [(0, address), (4, high), (8, data), (12, 0)] {
+        machine.write(TABLE + place, word)?;
+    }
+    machine.set_register(IRQ_RAISE, 2 << 16)?;
+    machine.write(TABLE + 12, 1)
 }
 
 /// There is no firmware that a system management interrupt could enter.
@@ -335,10 +354,7 @@ fn guest_whose_message_is_a_system_management_interrupt_lives_or_stops_with_a_na
     let mut scene = Scene::new()?;
     let machine = &mut scene.machine;
     machine.config_write(MSIX, 0x8000_0000)?;
-    for (place, word) in [(0, 0xfee0_0000), (4, 0), (8, SMI), (12, 0)] {
-        machine.write(TABLE + place, word)?;
-    }
-    let sent = machine.set_register(IRQ_RAISE, 2 << 16);
+    let sent = send(machine, 0xfee0_0000, 0, SMI);
     match sent.and_then(|()| machine.register(ID)) {
         Ok(id) => ensure!(id == BLKT, "{}", machine.log()),
         Err(_) => ensure!(

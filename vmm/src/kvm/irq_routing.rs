@@ -43,6 +43,14 @@ pub struct MsiMessage {
     pub data: u32,
 }
 
+impl MsiMessage {
+    /// Whether it is an interrupt: to any other address it is a write like others (Intel SDM vol. 3, "Message Address Register Format").
+    /// KVM delivers it wherever it goes.
+    pub fn is_interrupt(self) -> bool {
+        self.address & !0xf_ffff == 0xfee0_0000
+    }
+}
+
 /// The routing table of one VM.
 #[derive(Debug)]
 pub struct IrqRouting {
@@ -158,8 +166,11 @@ impl IrqRouting {
             .map_err(|errno| failed(io_error(errno)))
     }
 
-    /// Sends one message from this process, without a route.
+    /// Sends one message from this process, without a route. One that is no interrupt goes nowhere.
     pub fn signal_msi(&self, message: MsiMessage) -> Result<(), KvmError> {
+        if !message.is_interrupt() {
+            return Ok(());
+        }
         let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
         let msi = kvm_msi {
             address_lo: u32::from_le_bytes([a, b, c, d]),

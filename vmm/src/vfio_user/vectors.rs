@@ -63,7 +63,7 @@ impl Vectors {
         }
     }
 
-    /// Makes `vector` send `message`, or holds it back. `expected` says how many vectors the guest means to use.
+    /// Makes `vector` send `message`, or holds it back, as a message that is no interrupt is. `expected` says how many vectors the guest means to use.
     pub fn set(
         &mut self,
         vector: u32,
@@ -72,7 +72,7 @@ impl Vectors {
         expected: u32,
     ) -> Result<(), VectorError> {
         let index = usize::try_from(vector).unwrap_or(usize::MAX);
-        if masked {
+        if masked || !message.is_interrupt() {
             return self.hold(index);
         }
         self.bind(vector, expected)?;
