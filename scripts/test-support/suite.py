@@ -41,11 +41,9 @@ def main():
 
 
 def run(options, report, own_kernel):
-    # Each has a long end on one core. The build is shown as it goes on, what the check says when it ends.
-    first = [("build", artifacts.build, None)]
     if not options.skip_check:
-        first.append(("check", functools.partial(quietly, "scripts/check"), None))
-    report.side_by_side(first)
+        report.step("check", lambda: command("scripts/check"))
+    report.step("build", artifacts.build)
     if report.failed:
         return report.end()
     if not options.lab_only:
