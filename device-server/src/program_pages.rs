@@ -1,18 +1,18 @@
-//! Lets go of the pages of the program that only the start needed.
+//! Lets go of the pages of the program and its libraries that only the start needed.
 //!
 //! Reading arguments, looking at sysfs, leaving the host and compiling filters touch most of the program once, and the kernel maps
 //! 64 KiB around each place. Nothing takes such pages away while memory is there, so an idle server would keep them. What is
 //! needed again is mapped again, out of the page cache, when it is touched.
 //!
-//! Only this program's own code and constants: the pages of libc are shared with the whole host, and whatever was ever
-//! writable holds what no file has.
+//! Only code and constants: whatever was ever writable holds what no file has. Others who have the same library mapped keep it. Not the
+//! vDSO, which is the kernel's and no file.
 #![expect(
     unsafe_code,
     reason = "where the program is mapped, and madvise, have no safe wrappers"
 )]
-// UNSAFETY: dl_iterate_phdr, the program headers that it shows, and madvise of this program's read-only pages.
+// UNSAFETY: dl_iterate_phdr, the names and program headers that it shows, and madvise of read-only pages of files.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
 use std::slice;
@@ -52,7 +52,7 @@ pub fn let_go() {
     }
 }
 
-/// Notes the whole pages of the read-only segments of the first object, which is the program.
+/// Notes the whole pages of the read-only segments of an object that comes from a file.
 ///
 /// # Safety
 /// As dl_iterate_phdr calls it, with a `Vec<Range<u64>>` that nothing else uses meanwhile.
@@ -61,6 +61,14 @@ unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, ranges: *mut 
     let info = unsafe { &*info };
     // SAFETY: `let_go` gave a pointer to its vector, and waits for this call.
     let ranges = unsafe { &mut *ranges.cast::<Vec<Range<u64>>>() };
+    if !info.dlpi_name.is_null() {
+        // SAFETY: it is the object's name, which is there as long as the object is.
+        let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+        // The program itself is without a name, and the vDSO without a folder.
+        if !name.is_empty() && !name.to_bytes().starts_with(b"/") {
+            return 0;
+        }
+    }
     // SAFETY: the program headers are mapped as long as their object is, and so many.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
     ranges.extend(headers.iter().filter_map(|header| {
@@ -69,8 +77,8 @@ unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, ranges: *mut 
         let whole = whole_pages(start, header.p_filesz)?;
         read_only.then_some(whole)
     }));
-    // Not zero: no further object.
-    1
+    // Zero: on to the next.
+    0
 }
 
 /// The pages that are in the segment from first to last byte: those at its ends may be another segment's, too.
