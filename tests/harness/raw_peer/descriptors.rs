@@ -39,11 +39,14 @@ pub fn fired(fd: &OwnedFd) -> u64 {
     rustix::io::read(fd, &mut bytes).map_or(0, |_| u64::from_ne_bytes(bytes))
 }
 
+/// The one of `of_fuse` of which the kernel itself says the type.
+pub const SILENT_FUSE: &str = "silent file of FUSE";
+
 /// Files that another process serves, where this machine can have them.
 pub fn of_fuse() -> Vec<(&'static str, OwnedFd)> {
     let files = [
         ("another user's file of FUSE", fuse::file_of_another_user()),
-        ("silent file of FUSE", fuse::silent_file()),
+        (SILENT_FUSE, fuse::silent_file()),
     ];
     let sent = files.into_iter().filter_map(|(kind, file)| match file {
         Ok(fd) => Some((kind, fd)),
