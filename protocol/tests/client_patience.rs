@@ -10,8 +10,10 @@ use peers::zeroes::Zeroes;
 use peers::{COMMAND, REPLY, RawPeer, message, version_body};
 use protocol::{
     Client, ClientConfig, ClientError, CommandCode, DmaHandler, DmaMapFlags, Errno, Iova,
-    IovaRange, LostCause, RegionIndex,
+    IovaRange, LostCause, RegionIndex, limits,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -104,6 +106,38 @@ impl DmaHandler for SlowMemory {
     }
 }
 
+/// Answers VERSION with a twin socket.
+fn accept_with_twin(peer: &RawPeer, twin: UnixStream) {
+    let version = peer.recv();
+    let json = r#"{"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}}"#;
+    let reply = message(version.id, 1, REPLY, &version_body(0, 1, json));
+    peer.send_with_fds(&reply, &[twin.as_fd()]);
+}
+
+#[test]
+fn end_of_the_main_socket_beside_a_twin_that_stays_is_seen_by_the_event_loop() {
+    let (twin_ours, twin_theirs) = UnixStream::pair().unwrap();
+    let (client, thread) = connect(with_memory(), move |peer| {
+        accept_with_twin(peer, twin_theirs);
+        peer.stream.shutdown(Shutdown::Both).unwrap();
+    });
+    let client = client.unwrap();
+    client.rely_on_service().unwrap();
+    let start = Instant::now();
+    let error = loop {
+        let two_ticks = Timespec::try_from(2 * limits::WATCH_PERIOD).unwrap();
+        let mut watched = [PollFd::from_borrowed_fd(client.poll_fd(), PollFlags::IN)];
+        assert_eq!(poll(&mut watched, Some(&two_ticks)), Ok(1));
+        if let Err(error) = client.service() {
+            break error;
+        }
+    };
+    assert_eq!(error, ClientError::Lost(LostCause::Closed));
+    assert!(start.elapsed() < 3 * limits::WATCH_PERIOD);
+    thread.join().unwrap();
+    drop(twin_ours);
+}
+
 #[test]
 fn t13_unmap_returns_only_when_nobody_touches_the_memory_any_more() {
     let (began, has_begun) = channel();
@@ -119,11 +153,7 @@ fn t13_unmap_returns_only_when_nobody_touches_the_memory_any_more() {
             ..config()
         },
         move |peer| {
-            let version = peer.recv();
-            let json = r#"{"capabilities":{"twin_socket":{"supported":true,"fd_index":0}}}"#;
-            let reply = message(version.id, 1, REPLY, &version_body(0, 1, json));
-            peer.send_with_fds(&reply, &[twin_theirs.as_fd()]);
-            drop(twin_theirs);
+            accept_with_twin(peer, twin_theirs);
             let map = peer.recv();
             peer.answer(&map, &[]);
             let unmap = peer.recv();

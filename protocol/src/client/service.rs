@@ -107,6 +107,11 @@ impl Engine {
             epoll::EventData::new_u64(2),
             epoll::EventFlags::IN,
         )?;
+        if self.twin.is_some() {
+            // An end of the stream shows on the twin, too, and at the latest when the clock ticks and `service` reads. To be
+            // watched costs an access a thirtieth.
+            epoll::delete(&self.watch, &self.socket)?;
+        }
         // In this order: a read that still relies on the socket's timer, and finds it gone, is one that `service` minds.
         self.clock.set(timer).map_err(|_| Errno::ALREADY)?;
         self.socket.remove_receive_timeout()
