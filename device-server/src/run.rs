@@ -92,11 +92,15 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     let _devices = devices_span(&command.devices).entered();
     // 2. Open the devices. Nothing of this listens to a client yet.
     let clients = clients(&command.process, &command.devices)?;
-    let metrics = Metrics::default();
-    let opened = opening::open(command.devices, &clients, &metrics)?;
+    let metrics =
+        (command.process.metrics.as_ref()).map(|path| (path.as_path(), Metrics::default()));
+    let counters = metrics.as_ref().map(|(_, metrics)| metrics);
+    let opened = opening::open(command.devices, &clients, counters)?;
     // 3. Bind the sockets: a client that connects from here on waits in the backlog.
     let mut files = Vec::new();
-    let exporter = exporter(command.process.metrics.as_deref(), metrics, &mut files)?;
+    let exporter = metrics
+        .map(|(path, metrics)| exporter(path, metrics, &mut files))
+        .transpose()?;
     let mut served = Vec::new();
     for (config, backend, endpoint) in opened.devices {
         let (source, file) = endpoint.listen()?;
@@ -177,21 +181,16 @@ fn clients(process: &ProcessArgs, devices: &Devices) -> Result<Clients, RunError
     Ok(clients)
 }
 
-/// The socket on which metrics can be read, if one is wanted.
+/// The socket on which metrics can be read.
 fn exporter(
-    path: Option<&Path>,
+    path: &Path,
     metrics: Metrics,
     files: &mut Vec<SocketFile>,
-) -> Result<Option<Exporter>, RunError> {
-    let Some(path) = path else {
-        return Ok(None);
-    };
+) -> Result<Exporter, RunError> {
     let (listener, file) = Listener::bind(path)?;
     files.push(file);
-    let exporter = Exporter::new(listener.into(), metrics.into_registry());
-    Ok(Some(exporter.map_err(|source| {
-        set_up("prepare the metrics socket", source)
-    })?))
+    Exporter::new(listener.into(), metrics.into_registry())
+        .map_err(|source| set_up("prepare the metrics socket", source))
 }
 
 /// What a process is confined to.

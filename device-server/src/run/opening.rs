@@ -66,7 +66,7 @@ impl Place {
 pub(super) fn open(
     devices: Devices,
     clients: &Clients,
-    metrics: &Metrics,
+    metrics: Option<&Metrics>,
 ) -> Result<Opened, RunError> {
     match devices {
         Devices::Test {
@@ -96,25 +96,31 @@ pub(super) fn open(
     }
 }
 
-/// The device with these names, whose work is counted. Where the hardware does the DMA, the second socket stays silent. It is there all
+/// The device with these names; its work is counted where somebody can ask for the numbers, since counting costs a twentieth of an
+/// access. Where the hardware does the DMA, the second socket stays silent. It is there all
 /// the same: a client that has it need not look at the first one whenever an answer comes.
 fn counted(
     names: (String, String),
     backend: Box<dyn Backend>,
     clients: &Clients,
-    metrics: &Metrics,
+    metrics: Option<&Metrics>,
 ) -> (ServeConfig, Box<dyn Backend>) {
-    let metrics = metrics.device(&names.0, &names.1);
-    let backend = Metered::new(backend, metrics.clone());
-    let config = ServeConfig::new(names, true, clients.clone(), metrics);
-    (config, Box::new(backend))
+    let metrics = metrics.map(|metrics| metrics.device(&names.0, &names.1));
+    let backend = match &metrics {
+        Some(metrics) => Box::new(Metered::new(backend, metrics.clone())),
+        None => backend,
+    };
+    (
+        ServeConfig::new(names, true, clients.clone(), metrics),
+        backend,
+    )
 }
 
 fn open_vfio_devices(
     devices: Vec<ServedDevice>,
     options: VfioArgs,
     clients: &Clients,
-    metrics: &Metrics,
+    metrics: Option<&Metrics>,
 ) -> Result<Opened, RunError> {
     let (mut wanted, mut places) = (Vec::new(), Vec::new());
     for device in devices {

@@ -55,8 +55,8 @@ pub struct ServeConfig {
     pub twin_socket: bool,
     /// Who is served on a listening socket.
     pub clients: Clients,
-    /// What is counted.
-    pub metrics: DeviceMetrics,
+    /// What is counted, if anything is.
+    pub metrics: Option<DeviceMetrics>,
 }
 
 /// Where clients come from.
@@ -97,7 +97,7 @@ impl ServeConfig {
         (device, pci): (String, String),
         twin_socket: bool,
         clients: Clients,
-        metrics: DeviceMetrics,
+        metrics: Option<DeviceMetrics>,
     ) -> ServeConfig {
         ServeConfig {
             device,
@@ -113,6 +113,12 @@ impl ServeConfig {
     /// The id and the PCI address of the device.
     pub fn names(&self) -> (&str, &str) {
         (&self.device, &self.pci)
+    }
+
+    fn count(&self, what: impl FnOnce(&DeviceMetrics)) {
+        if let Some(metrics) = &self.metrics {
+            what(metrics);
+        }
     }
 
     fn connection(&self) -> ServerConfig {
@@ -174,7 +180,7 @@ pub fn serve(
                 if config.clients.admit(stream.as_fd(), config.names()) {
                     serve_client(stream, &mut *backend, config, shutdown)?;
                 } else {
-                    config.metrics.client_refused();
+                    config.count(DeviceMetrics::client_refused);
                 }
             }
             Ok(())
@@ -235,9 +241,9 @@ fn serve_client(
     match Session::new(stream, config, shutdown) {
         Ok(session) => {
             tracing::info!("A client is served");
-            config.metrics.client_came();
+            config.count(DeviceMetrics::client_came);
             let ending = session.run(backend);
-            config.metrics.client_left();
+            config.count(DeviceMetrics::client_left);
             tracing::info!(%ending, "The client is gone");
         }
         Err(error) => {

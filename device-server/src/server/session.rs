@@ -95,7 +95,8 @@ impl<'s> Session<'s> {
                 return Ending::Wait(errno);
             }
             let event = self.connection.next_event();
-            let began = Instant::now();
+            let counted = self.config.metrics.as_ref();
+            let counted = counted.map(|metrics| (metrics, Instant::now()));
             let (token, result) = match event {
                 Event::Refused(refusal) => {
                     let Refusal {
@@ -104,7 +105,9 @@ impl<'s> Session<'s> {
                         value,
                         ..
                     } = refusal;
-                    self.config.metrics.request_refused(refusal.command);
+                    if let Some((metrics, _)) = counted {
+                        metrics.request_refused(refusal.command);
+                    }
                     notices.refused(
                         refusal.command,
                         BadField {
@@ -142,8 +145,9 @@ impl<'s> Session<'s> {
                 },
             };
             // Before the answer: a client that has it finds its request counted.
-            let metrics = &self.config.metrics;
-            metrics.request_answered(token.command(), result.is_ok(), began.elapsed());
+            if let Some((metrics, began)) = counted {
+                metrics.request_answered(token.command(), result.is_ok(), began.elapsed());
+            }
             if let Err(ending) = answer(&mut self.connection, token, result, notices) {
                 return ending;
             }

@@ -7,7 +7,6 @@ use protocol::client::{Client, ClientConfig};
 
 use super::*;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
-use crate::metrics::Metrics;
 use crate::server::Clients;
 
 /// Serves one more test device; gives the client's end of its connection.
@@ -23,7 +22,7 @@ fn start(serving: &mut Serving, name: &str) -> UnixStream {
         (name.to_owned(), "-".to_owned()),
         false,
         Clients::new(&[], &[]),
-        Metrics::default().device(name, "-"),
+        None,
     );
     serving
         .start(config, Box::new(device), source)
