@@ -45,6 +45,11 @@ def download(suite, meta_package, wanted, root):
     """Unpacks the kernel of a packages.Suite into the folder `root`, with no other modules than `wanted` need."""
     # The meta package needs linux-image-VERSION, which newer releases split into linux-binary and linux-modules.
     suite.unpack(suite.closure([meta_package], r"linux-(image|binary|modules)-"), root)
+    leave_only(root, wanted)
+
+
+def leave_only(root, wanted):
+    """Deletes the modules below an unpacked kernel that `wanted` do not need."""
     kept = {module.name for module in modules(root, wanted)}
     for path in pathlib.Path(root).rglob("*.ko*"):
         if module_name(path) not in kept:
@@ -54,7 +59,7 @@ def download(suite, meta_package, wanted, root):
 def image(root):
     """The bzImage below an unpacked kernel."""
     found = sorted(pathlib.Path(root).glob("boot/vmlinuz-*"))
-    found = found or sorted(pathlib.Path(root).glob("usr/lib/modules/*/vmlinuz"))
+    found = found or sorted(pathlib.Path(root).glob("usr/lib/modules/*/vmlinuz*"))
     if len(found) != 1:
         raise LabError(f"the kernel packages below {root} hold {len(found)} kernel images instead of one")
     return found[0]

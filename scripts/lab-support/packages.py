@@ -47,6 +47,16 @@ class Suite:
             new = {name for name in needed if re.match(follow, name)} - found.keys()
         return sorted(found)
 
+    def version(self, package):
+        """Of the package that this suite would install."""
+        return self._known([package])[package]["Version"]
+
+    def of_version(self, pattern, version):
+        """Packages whose name matches the regex `pattern` as a whole, of exactly this version."""
+        self._update()
+        names = [name for name in self._apt("apt-cache", "pkgnames").split() if re.fullmatch(pattern, name)]
+        return sorted(name for name, fields in self._known(names).items() if fields["Version"] == version) if names else []
+
     def unpack(self, packages, destination):
         """Downloads `packages` and unpacks them into the folder `destination`."""
         debs = self._folder / "debs"

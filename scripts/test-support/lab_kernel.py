@@ -1,4 +1,4 @@
-"""The lab's own kernel takes minutes to build where it is not cached, so it is built while the steps before the lab run."""
+"""The lab's own kernel is built where it is not cached, while the steps before the lab run."""
 
 import subprocess
 import tempfile

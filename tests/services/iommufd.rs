@@ -1,15 +1,12 @@
 //! A host whose kernel has iommufd: the server's unit takes that way, with nodes that are its user's.
 //!
-//! Lab machine: the lab's own kernel. It has no BPF, so systemd cannot put the units' device filters in force there: `DeviceAllow=` for these
-//! nodes is not shown. Nor has it POSIX message queues, which PrivateIPC= takes away: that one directive is off, and with it
-//! the sandbox that both processes close on top of the unit's.
+//! Lab machine: the lab's own kernel.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::packaged::UNITS;
 use harness::pattern::record_in_hex;
 
 use crate::installed::{BLUE, Host, run};
@@ -21,10 +18,6 @@ const IOMMUFD: &str = "/dev/iommu";
 fn server_has_its_device_through_iommufd_and_gives_both_nodes_back() -> Result<()> {
     ensure!(Path::new(IOMMUFD).exists(), "this kernel has no iommufd");
     let host = Host::install()?;
-    for unit in [BLUE.server(), BLUE.vm()] {
-        without_ipc_namespace(&unit)?;
-    }
-    host.systemctl(&["daemon-reload"])?;
     host.systemctl(&["start", &BLUE.socket()])?;
     for _ in ["first", "second"] {
         host.systemctl(&["start", &BLUE.vm()])?;
@@ -45,18 +38,6 @@ fn server_has_its_device_through_iommufd_and_gives_both_nodes_back() -> Result<(
     ensure!(fs::metadata(own_node()?)?.uid() == 0, "given back");
     ensure!(BLUE.node_owner()? == 0, "the group's, too");
     Ok(())
-}
-
-/// PrivateIPC= mounts a file system that the kernel does not have, and without it `inherited` does not start.
-fn without_ipc_namespace(unit: &str) -> Result<()> {
-    let text = run("systemctl", &["cat", unit])?;
-    let start = text.lines().find(|line| line.starts_with("ExecStart="));
-    let start = start.context("ExecStart=")?;
-    let start = start.replace("inherited", "off");
-    let folder = format!("{UNITS}/{unit}.d");
-    fs::create_dir_all(&folder)?;
-    let text = format!("[Service]\nPrivateIPC=no\nExecStart=\n{start}\n");
-    Ok(fs::write(format!("{folder}/kernel.conf"), text)?)
 }
 
 /// The node of the device itself.
