@@ -175,8 +175,9 @@ def run(lab_set, staged, name_filter):
 
 def failures(lab_set, output):
     """Names of the tests that failed; none where the output does not tell all of them, and all have to run again."""
-    names = re.findall(r"^test (\S+) +\.\.\. FAILED", output, re.MULTILINE)
-    # Where a machine died or an executable aborted, tests were never reached; a test's own output may hide its verdict.
+    # Not the verdicts, which a test's own output may hide: the list that an executable ends with.
+    names = [name for found in re.findall(r"^failures:\n((?:    \S+\n)+)", output, re.MULTILINE) for name in found.split()]
+    # Where a machine died or an executable aborted, tests were never reached.
     counts = [int(count) for count in re.findall(r"^test result: \w+\. \d+ passed; (\d+) failed", output, re.MULTILINE)]
     return names if len(counts) == len(lab_set.tests) and sum(counts) == len(names) else []
 
