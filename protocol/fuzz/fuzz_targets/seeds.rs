@@ -1,6 +1,12 @@
 //! Writes the first inputs of every target below the directory that it is given: well-formed messages, written with
 //! the encoders that protocol/tests/golden.rs holds against the specification.
 
+#![expect(
+    clippy::expect_used,
+    clippy::too_many_lines,
+    reason = "a list of messages that are known to be well-formed"
+)]
+
 use protocol::messages::dma_access;
 use protocol::messages::feature::{self, LoggingRanges};
 use protocol::messages::io_fds::{self, IoFd, IoFdKind};
@@ -283,7 +289,7 @@ fn answers(corpus: &Corpus) -> io::Result<()> {
     corpus.reply(15, 3, &whole)
 }
 
-pub fn main() -> io::Result<()> {
+fn main() -> io::Result<()> {
     let Some(root) = std::env::args_os().nth(1) else {
         return Err(io::Error::other("usage: seeds DIRECTORY"));
     };
