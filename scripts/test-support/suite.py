@@ -23,6 +23,11 @@ from lab_kernel import KernelBuild
 FUZZ_SECONDS = "4"
 DEVICE_SERVER = "device server"
 DEMO = "demo"
+# The steps that take longest where three run at once, by time on two cores: begun last, one of them would run alone at the end.
+LONGEST = (
+    "lab: kernel 6.1", "lab: hotplug crossings", "lab: hotplug 6.1", "lab: iommufd", "lab: kernel 7", "lab: demo", "lab: services 6.1", "lab: services 7",
+    "lab: manual 7", "fuzz", "lab: device server", "package", "lab: manual 6.1", "lab: hotplug slots", "lab: host reboot", "lab script", "bad vfio-user servers",
+)
 # Status of a script that cannot run on this machine.
 CANNOT = 77
 
@@ -50,7 +55,7 @@ def run(options, report, own_kernel):
         report.step("tests", lambda: command("cargo", "test", "--workspace", "--locked", "--quiet", "--no-fail-fast", environment=artifacts.environment()))
     if own_kernel:
         report.step("lab kernel", own_kernel.finish)
-    report.side_by_side(list(steps(options)))
+    report.side_by_side(longest_first(steps(options)))
     return report.end()
 
 
@@ -72,8 +77,12 @@ def parse():
     return made.parse_args()
 
 
+def longest_first(of):
+    return sorted(of, key=lambda step: LONGEST.index(step[0]) if step[0] in LONGEST else len(LONGEST))
+
+
 def steps(options):
-    """What may run beside each other, the longest first: (name, function or None, why it cannot run)."""
+    """What may run beside each other: (name, function or None, why it cannot run)."""
     staged = artifacts.stage_tests()
     no_package = artifacts.stage_qmp_client()
     for lab_set in chosen(options):
