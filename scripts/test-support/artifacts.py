@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 
+import processor_time
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 BINARIES = TARGET / "release"
@@ -26,7 +28,7 @@ def build():
         ["cargo", "build", "--release", "--locked", "--package", "vmm", "--package", "device-server"],
         ["cargo", "rustc", "--release", "--locked", "--package", "tests", "--bin", "guest-probe", "--", "-C", "target-feature=+crt-static"],
     )
-    return all(subprocess.run(words, cwd=ROOT, check=False).returncode == 0 for words in commands), ""
+    return all(processor_time.run(words, cwd=ROOT).returncode == 0 for words in commands), ""
 
 
 def stage_tests():

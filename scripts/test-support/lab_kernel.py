@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 
+import processor_time
 from artifacts import ROOT
 
 # Below the other steps: it takes what they leave of the cores.
@@ -19,7 +20,7 @@ class KernelBuild:
 
     def finish(self):
         """Waits for it and shows what it said; gives (ok, no output)."""
-        status = self._process.wait()
+        status = processor_time.wait(self._process)
         self._output.seek(0)
         print(self._output.read(), end="", flush=True)
         return status == 0, ""

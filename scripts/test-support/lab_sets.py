@@ -8,8 +8,8 @@ import dataclasses
 import os
 import pathlib
 import re
-import subprocess
 
+import processor_time
 from artifacts import ROOT, STAGE, TARGET, environment
 
 MEMORY_RESERVE_MIB = 512
@@ -209,9 +209,8 @@ def boot(lab_set, staged, arguments, suffix):
     words += ["--", "bash", "-c", script]
     results = TARGET / "lab-sets" / (name + suffix)
     results.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        words, cwd=ROOT, env={**environment(), "LAB_OUT": str(results)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", check=False,
+    done = processor_time.run(
+        words, cwd=ROOT, env={**environment(), "LAB_OUT": str(results)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )
     if done.returncode == INTERRUPTED:
         raise KeyboardInterrupt  # not a failure that a second boot could mend

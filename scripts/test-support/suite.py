@@ -1,7 +1,7 @@
 """Runs every test: the checks, the tests of this machine, then those of the lab, one boot per lab machine.
 
 The parts are in scripts/test-support: artifacts (what is built), lab_sets (which tests run in which lab machine), lanes
-(what runs beside each other), lab_kernel (the kernel that is built meanwhile). Prints what each step prints, then one line per step and a summary line. Exits with 1 if any step failed.
+(what runs beside each other), lab_kernel (the kernel that is built meanwhile), processor_time (what a step costs). Prints what each step prints, then one line per step and a summary line. Exits with 1 if any step failed.
 A step that this machine cannot run is skipped, and the summary says why; a skipped step is not a passed one.
 """
 
@@ -17,6 +17,7 @@ sys.dont_write_bytecode = True
 import artifacts
 import lab_sets
 import lanes
+import processor_time
 from artifacts import ROOT
 from lab_kernel import KernelBuild
 
@@ -114,14 +115,12 @@ def command(*words, environment=None):
     for line in process.stdout:
         print(line, end="", flush=True)
         lines.append(line)
-    return process.wait() == 0, "".join(lines)
+    return processor_time.wait(process) == 0, "".join(lines)
 
 
 def quietly(*words):
     """Runs a command; gives (ok, its output)."""
-    done = subprocess.run(
-        words, cwd=ROOT, env=artifacts.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
-    )
+    done = processor_time.run(words, cwd=ROOT, env=artifacts.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     return done.returncode == 0, done.stdout
 
 
@@ -146,7 +145,7 @@ def package():
     ok, output = quietly("scripts/package")
     if not ok:
         return ok, output
-    done = subprocess.run(["scripts/package-test"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    done = processor_time.run(["scripts/package-test"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     return None if done.returncode == CANNOT else done.returncode == 0, output + done.stdout
 
 
@@ -156,10 +155,12 @@ def ignored_tests(name, *arguments):
 
 
 def timed(run):
+    """Of a step: its result, behind the time that passed and the processor time of its commands."""
     def timing():
         started = time.monotonic()
+        processor_time.begin()
         result = run()
-        return time.monotonic() - started, result
+        return (time.monotonic() - started, processor_time.taken()), result
     return timing
 
 
@@ -185,11 +186,11 @@ class Report:
                 print(f"=== {name}: skipped: {reason}", flush=True)
         at_once = lanes.count(lab_sets.at_once())
         print(f"=== {at_once} at a time; what a step says is shown when it ends", flush=True)
-        for name, (seconds, result) in lanes.run([(name, timed(run)) for name, run, reason in steps if not reason], at_once):
+        for name, (times, result) in lanes.run([(name, timed(run)) for name, run, reason in steps if not reason], at_once):
             print(f"=== {name}\n{result[1]}", end="", flush=True)
-            self._add(name, seconds, result)
+            self._add(name, times, result)
 
-    def _add(self, name, seconds, result):
+    def _add(self, name, times, result):
         ok, output, *again = result
         if ok is None:
             self._skipped += 1
@@ -202,7 +203,7 @@ class Report:
         self.failed |= not ok
         tests = f", {passed} passed, {failures} failed" if counts else ""
         second = f"; not the first time: {' '.join(again[0])}" if ok and again and again[0] else ""
-        line = f"{'ok  ' if ok else 'FAIL'}  {name}: {seconds:.0f} s{tests}{second}"
+        line = f"{'ok  ' if ok else 'FAIL'}  {name}: {times[0]:.0f} s, {times[1]:.0f} s of processor time{tests}{second}"
         self._lines.append(line)
         print(line, flush=True)
 
