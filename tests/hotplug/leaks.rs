@@ -119,6 +119,8 @@ fn disk_and_network_card_come_and_go_under_io_and_leave_nothing() -> Result<()> 
     let (disk, net) = (format!("allow-host={NVME}"), format!("allow-host={E1000E}"));
     let mut machine = Machine::boot_guest(
         &[
+            "-smp",
+            "2",
             "-device",
             PORT,
             "-device",

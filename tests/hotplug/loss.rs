@@ -7,7 +7,9 @@ use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::{Machine, PLUG, UNPLUG, add_nvme, cold_plugged, group_is_free};
+use crate::machine::{
+    Machine, PLUG, TWO_CPUS, UNPLUG, add_nvme, cold_plugged, cold_plugged_with, group_is_free,
+};
 
 const NOTICED: Duration = Duration::from_secs(20);
 /// The supervisor kills a server that does not end within 75 s.
@@ -15,7 +17,10 @@ const SERVER_END: Duration = Duration::from_secs(100);
 
 /// A machine whose guest uses the NVMe behind pcie.1.
 pub(crate) fn with_disk(options: &str) -> Result<Machine> {
-    let mut machine = cold_plugged(options)?;
+    reading(cold_plugged(options)?)
+}
+
+fn reading(mut machine: Machine) -> Result<Machine> {
     machine.guest("(while dd if=/dev/nvme0n1 of=/dev/null bs=64k iflag=direct 2>/dev/null; do :; done) & sleep 1")?;
     Ok(machine)
 }
@@ -40,7 +45,7 @@ fn signal_server(machine: &Machine, signal: Signal) -> Result<()> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn killed_server_is_a_loss_with_a_cause_and_the_slot_takes_the_device_again() -> Result<()> {
-    let mut machine = with_disk("")?;
+    let mut machine = reading(cold_plugged_with(&TWO_CPUS, "")?)?;
     kill_server(&machine)?;
     let lost = machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;
     ensure!(lost["device"] == "disk", "{lost}");

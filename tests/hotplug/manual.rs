@@ -4,11 +4,12 @@ use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
 use serde_json::json;
 
-use crate::machine::{Machine, PLUG, PORT, UNPLUG, add_nvme};
+use crate::machine::{Machine, OBEY, PLUG, PORT, TWO_CPUS, UNPLUG, add_nvme};
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
@@ -17,7 +18,10 @@ fn nvme_is_plugged_used_unplugged_free_at_once_and_plugged_again() -> Result<()>
     nvme.give_to_vfio()?;
     let group = format!("/dev/vfio/{}", nvme.group()?);
     let policy = format!("allow-host={NVME}");
-    let mut machine = Machine::start(&["-device", PORT, "-device-policy", &policy])?;
+    let slot = ["-device", PORT, "-device-policy", &policy];
+    let guest = Guest::running(OBEY).with_plain_boot();
+    let mut machine = Machine::boot_guest(&[&TWO_CPUS, &slot[..]].concat(), &guest)?;
+    machine.vm.wait_for_line("OBEY")?;
     for block in [77, 78] {
         let answer = machine.qmp.execute(&format!(
             r#"{{"execute":"device_add", "arguments":{{"id":"vfio-0", "driver":"vfio-pci", "bus": "pcie.1", "addr":"0x0", "host": "{NVME}"}}}}"#

@@ -98,7 +98,7 @@ const TELL: &str = r#"
 fn unplug_that_a_reset_overtakes_ends_and_the_guest_boots_without_the_device() -> Result<()> {
     HostDevice::at(NVME).give_to_vfio()?;
     let disk = format!("vfio-pci,host={NVME},id=disk,bus=pcie.1,addr=0x0");
-    let arguments = ["-device", PORT, "-device", &disk];
+    let arguments = ["-smp", "2", "-device", PORT, "-device", &disk];
     let mut machine = Machine::boot_guest_that_reboots(&arguments, &Guest::running(TELL))?;
     machine.vm.wait_for_line("DISK yes")?;
     machine

@@ -7,14 +7,15 @@ use harness::guest::Guest;
 use harness::qmp::Qmp;
 use serde_json::json;
 
-use crate::machine::{Machine, PORT};
+use crate::machine::{Machine, PORT, TWO_CPUS};
 
 const TOLD: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn stopped_machine_stands_still_and_goes_on() -> Result<()> {
-    let mut machine = Machine::start(&["-device", PORT, "-name", "vm1"])?;
+    let mut machine =
+        Machine::start(&[&TWO_CPUS, &["-device", PORT, "-name", "vm1"][..]].concat())?;
     let mut second = Qmp::connect(&machine.socket)?;
     machine.qmp.succeed(r#"{"execute":"stop"}"#)?;
     machine.event("STOP", TOLD)?;

@@ -6,7 +6,9 @@ use anyhow::{Result, ensure};
 use harness::host_device::{HostDevice, NVME};
 use serde_json::json;
 
-use crate::machine::{Machine, PORT, UNPLUG, behind_port, cold_plugged, group_is_free};
+use crate::machine::{
+    Machine, PORT, TWO_CPUS, UNPLUG, behind_port, cold_plugged, cold_plugged_with, group_is_free,
+};
 
 /// A device that is taken, not asked for: no driver has a say.
 const TAKEN: Duration = Duration::from_secs(20);
@@ -26,7 +28,7 @@ fn slot_that_the_guest_turns_off_releases_a_cold_plugged_device_and_takes_it_aga
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn device_under_io_is_unplugged_and_asking_again_does_no_harm() -> Result<()> {
-    let mut machine = cold_plugged("")?;
+    let mut machine = cold_plugged_with(&TWO_CPUS, "")?;
     machine.guest("(while dd if=/dev/nvme0n1 of=/dev/null bs=64k iflag=direct 2>/dev/null; do :; done) & sleep 1")?;
     let del = r#"{"execute":"device_del","arguments":{"id":"disk"}}"#;
     machine.qmp.succeed(del)?;

@@ -63,7 +63,7 @@ fn two_cpus_use_the_device() -> Result<()> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn four_cpus_use_the_device() -> Result<()> {
-    let report = with_cpus("4", &Guest::running(COUNT_CPUS))?;
+    let report = with_cpus("4", &Guest::running(COUNT_CPUS).with_plain_boot())?;
     assert_eq!(report.number("CPUS")?, 4);
     assert_eq!(report.value("BLOCK")?, record_in_hex(77));
     Ok(())
@@ -72,7 +72,10 @@ fn four_cpus_use_the_device() -> Result<()> {
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn bzimage_uses_the_device() -> Result<()> {
-    let report = with_cpus("2", &Guest::running(COUNT_CPUS).as_bzimage())?;
+    let report = with_cpus(
+        "2",
+        &Guest::running(COUNT_CPUS).as_bzimage().with_plain_boot(),
+    )?;
     assert_eq!(report.value("BLOCK")?, record_in_hex(77));
     Ok(())
 }
