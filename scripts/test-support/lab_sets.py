@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import subprocess
 
 import processor_time
 from artifacts import ROOT, STAGE, TARGET, environment
