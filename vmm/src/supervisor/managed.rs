@@ -5,19 +5,16 @@
 //! Limit: `MAX_SERVERS` devices that are moved at a time.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::pci::PciAddress;
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::MemfdFlags;
-use rustix::process::Signal;
-use sandbox::prepare::{Child, ChildProcess, Ending};
+use rustix::event::Timespec;
+use sandbox::prepare::Child;
 
 use super::deadline;
+use super::errand::{Errand, Order};
 use super::hosts::HostDevice;
 use super::programs::ProgramMissing;
 use crate::one_line::one_line;
@@ -25,15 +22,11 @@ use crate::one_line::one_line;
 #[cfg(test)]
 mod tests;
 
-/// What the device server's lines begin with.
-const PREFIX: &str = "bulkhead-device-server: ";
 /// Between two attempts to give a device back at the end.
 const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
-/// What is kept of what a command says, in bytes.
-const MAX_WORDS_BYTES: u64 = 4096;
 
 /// Devices on their way from a host driver and back.
 #[derive(Debug)]
@@ -65,17 +58,8 @@ pub(super) type Moved = (Purpose, Result<(), String>);
 
 #[derive(Debug)]
 struct Move {
-    command: Command,
+    command: Errand,
     purpose: Purpose,
-}
-
-/// One `host` command.
-#[derive(Debug)]
-struct Command {
-    process: ChildProcess,
-    words: File,
-    deadline: Instant,
-    limit: Duration,
 }
 
 impl Managed {
@@ -186,12 +170,12 @@ impl Managed {
 
     /// What to poll.
     pub(super) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.moves.iter().map(|one| one.command.process.pidfd())
+        self.moves.iter().map(|one| one.command.pidfd())
     }
 
     /// The nearest deadline.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.moves.iter().map(|one| one.command.deadline).min()
+        self.moves.iter().map(|one| one.command.deadline()).min()
     }
 
     /// The commands that have ended. Kills those that are late. What a killed one may have bound, and what did not go back, stays
@@ -204,7 +188,7 @@ impl Managed {
                 continue;
             };
             match (&one.purpose, &outcome) {
-                (Purpose::Serve(device, _), Err(_)) if now < one.command.deadline => {
+                (Purpose::Serve(device, _), Err(_)) if now < one.command.deadline() => {
                     self.taken.remove(&device.host);
                 }
                 (Purpose::Release(hosts, _), Err(_)) => self.taken.extend(hosts),
@@ -219,24 +203,17 @@ impl Managed {
         self.start("unbind", &[host])?.wait()
     }
 
-    fn start(&self, verb: &'static str, hosts: &[PciAddress]) -> Result<Command, String> {
+    fn start(&self, verb: &'static str, hosts: &[PciAddress]) -> Result<Errand, String> {
         let program = self.program.clone().map_err(|error| error.to_string())?;
-        let failed = |error: &dyn std::error::Error| format!("host {verb}: {}", one_line(error));
-        let words = rustix::fs::memfd_create("host-command", MemfdFlags::CLOEXEC)
-            .map_err(|error| failed(&error))?;
-        let copy = words.try_clone().map_err(|error| failed(&error))?;
         let mut arguments = vec!["host".into(), verb.into()];
         arguments.extend(hosts.iter().map(|host| host.to_string().into()));
-        let process = Child::new(program, arguments)
-            .fd(2, copy)
-            .spawn()
-            .map_err(|error| failed(&error))?;
-        Ok(Command {
-            process,
-            words: File::from(words),
-            deadline: Instant::now() + deadline::host_command(hosts.len()),
+        let order = Order {
+            child: Child::new(program, arguments),
             limit: deadline::host_command(hosts.len()),
-        })
+            late: "the host's kernel did not move it",
+        };
+        let started = Errand::start(order);
+        started.map_err(|error| format!("host {verb}: {}", one_line(&error)))
     }
 }
 
@@ -285,51 +262,4 @@ pub(super) fn tell_kept(hosts: &[PciAddress], reason: &str) {
         "bulkhead-vmm: host device {hosts} was not given back to its host driver: {reason}; \
          `bulkhead-device-server host unbind {hosts}` tries again"
     );
-}
-
-impl Command {
-    /// `None`: it still runs.
-    fn outcome(&mut self, now: Instant) -> Option<Result<(), String>> {
-        match self.process.try_wait() {
-            Ok(Some(Ending::Exited(0))) => Some(Ok(())),
-            Ok(Some(ending)) => Some(Err(self.reason(ending))),
-            Ok(None) if now < self.deadline => None,
-            Ok(None) => {
-                // One that is stuck in the kernel ends when the kernel lets it.
-                let _sent = self.process.signal(Signal::KILL);
-                let limit = self.limit.as_secs();
-                Some(Err(format!(
-                    "the host's kernel did not move it within {limit} s"
-                )))
-            }
-            Err(error) => Some(Err(one_line(&error))),
-        }
-    }
-
-    fn wait(&mut self) -> Result<(), String> {
-        loop {
-            if let Some(outcome) = self.outcome(Instant::now()) {
-                return outcome;
-            }
-            let left = Timespec::try_from(deadline::left(self.deadline)).ok();
-            let mut fds = [PollFd::from_borrowed_fd(
-                self.process.pidfd(),
-                PollFlags::IN,
-            )];
-            // Whatever it says, the process is asked.
-            let _ready = rustix::event::poll(&mut fds, left.as_ref());
-        }
-    }
-
-    fn reason(&mut self, ending: Ending) -> String {
-        let mut words = Vec::new();
-        let start = self.words.seek(SeekFrom::Start(0));
-        let read = start.and_then(|_| (&self.words).take(MAX_WORDS_BYTES).read_to_end(&mut words));
-        let text = String::from_utf8_lossy(&words);
-        let line = text.lines().find(|line| !line.trim().is_empty());
-        match (read, line) {
-            (Ok(_), Some(line)) => line.trim().trim_start_matches(PREFIX).to_owned(),
-            (Ok(_) | Err(_), _) => format!("it ended with {ending}"),
-        }
-    }
 }

@@ -9,6 +9,7 @@
 //! | `attach`, `control`, `policy` | what a running VMM may ask, how often, and for which devices |
 //! | `servers`, `server`, `life`, `ready` | what becomes of a device server, and of what it held |
 //! | `holders`, `brake` | who still has its devices, and how their DMA is stopped |
+//! | `errand` | what is done by a process of its own, with a deadline |
 //! | `managed` | how devices leave their host drivers for this VM, and go back |
 //! | `vmm_process` | how the VMM is stopped |
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
@@ -30,6 +31,7 @@ mod life;
 mod brake;
 mod holders;
 mod managed;
+mod errand;
 mod spawn;
 mod confinement;
 mod ready;

@@ -1,5 +1,9 @@
 use protocol::supervisor::HostOptions;
 
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
