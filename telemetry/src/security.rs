@@ -24,6 +24,8 @@ pub enum Event {
     ClientRefused,
     /// The VMM asked for a device that its policy does not allow, or that cannot be had.
     DeviceRefused,
+    /// The VMM asked for an image that its policy does not allow, or for more than it may have.
+    ImageRefused,
     /// The VMM does not keep to the protocol with its supervisor.
     ControlBroken,
     /// The guest has lost a device.
@@ -36,10 +38,11 @@ pub enum Event {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Event; 7] = [
+    pub const ALL: [Event; 8] = [
         Event::MessageRefused,
         Event::ClientRefused,
         Event::DeviceRefused,
+        Event::ImageRefused,
         Event::ControlBroken,
         Event::DeviceLost,
         Event::ServerDied,
@@ -52,6 +55,7 @@ impl Event {
             Event::MessageRefused => "message-refused",
             Event::ClientRefused => "client-refused",
             Event::DeviceRefused => "device-refused",
+            Event::ImageRefused => "image-refused",
             Event::ControlBroken => "control-broken",
             Event::DeviceLost => "device-lost",
             Event::ServerDied => "server-died",
@@ -62,7 +66,10 @@ impl Event {
     /// Something is lost, not just refused.
     fn level(self) -> Level {
         match self {
-            Event::MessageRefused | Event::ClientRefused | Event::DeviceRefused => Level::WARN,
+            Event::MessageRefused
+            | Event::ClientRefused
+            | Event::DeviceRefused
+            | Event::ImageRefused => Level::WARN,
             Event::ControlBroken | Event::DeviceLost | Event::ServerDied | Event::SandboxBroken => {
                 Level::ERROR
             }

@@ -82,7 +82,8 @@ fn obey(socket: &ControlSocket) {
         let number = request.number();
         let reply = match request {
             Request::Attach { .. } => Reply::Attached { number },
-            Request::Release { .. } => Reply::Released { number },
+            Request::OpenImage { .. } => Reply::Opened { number },
+            Request::Release { .. } | Request::CloseImage { .. } => Reply::Released { number },
         };
         // An asker who does not read his answers does without them.
         let _sent = socket.send(&reply.encode(), None);

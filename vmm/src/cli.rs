@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 use telemetry::log::Format;
 
-use crate::config::machine::{MAX_SERIAL_PORTS, parse_cpu, parse_machine, parse_smp};
+use crate::config::machine::{MAX_SERIAL_PORTS, check_append, parse_cpu, parse_machine, parse_smp};
 use crate::config::memory::MemoryObject;
 use crate::config::{
     Config, ConfigError, DeviceConfig, IommuBackend, LogConfig, Machine, MemoryConfig,
@@ -22,8 +22,6 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-/// Longest kernel command line in bytes: what Linux takes on x86 (COMMAND_LINE_SIZE) without its final zero.
-pub const MAX_APPEND_BYTES: usize = 2047;
 const PROGRAM: &str = "bulkhead-vmm";
 
 /// What the command line asks for.
@@ -93,13 +91,7 @@ fn config(matches: &mut ArgMatches, devices: &[String]) -> Result<Config, CliErr
         )
     })?;
     let append = one(matches, "append").unwrap_or_default();
-    if append.len() > MAX_APPEND_BYTES || append.contains('\0') {
-        let reason = format!(
-            "{} bytes; a kernel takes at most {MAX_APPEND_BYTES}, without zeros",
-            append.len()
-        );
-        return Err(ConfigError::Missing(format!("-append: {reason}")).into());
-    }
+    check_append(&append).map_err(|reason| ConfigError::Missing(format!("-append: {reason}")))?;
     let serial = serial(&all(matches, "serial"))?;
     let mut devices = devices
         .iter()
@@ -274,7 +266,7 @@ fn options() -> Clap {
             many(value("qmp", "WHERE", "a QMP socket: unix:PATH,server=on,wait=off, or tcp:127.0.0.1:PORT,server=on,wait=off")),
             many(value("chardev", "CHARDEV", "socket,id=ID,path=PATH|fd=NUMBER,server=on,wait=off: a socket for -mon")),
             many(value("mon", "MON", "chardev=ID,mode=control: QMP on this chardev")),
-            many(value("device-policy", "RULE", "what device_add may add beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force][,managed=on], allow-socket=PATH, or a file of such lines")),
+            many(value("device-policy", "RULE", "what device_add may add and set-boot-files may boot beside what the command line names: allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force][,managed=on], allow-socket=PATH, allow-image=PATH, or a file of such lines")),
             value("sandbox", "MODE", "how the processes are confined: on, best-effort (what this kernel and user can), inherited (a service manager has done most) or off (for debugging); on by default"),
             value("sandbox-uids", "FIRST-LAST", "users and groups that the processes become, one each; made from process ids by default"),
             path("sandbox-cgroup", "start the processes in this folder of a cgroup v2 hierarchy"),

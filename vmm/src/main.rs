@@ -1,10 +1,11 @@
 //! Entry point of `bulkhead-vmm`. Started by the operator it is stage 1, the supervisor; the supervisor starts it
-//! again as stage 2, the VMM, with everything already open.
+//! again as stage 2, the VMM, with everything already open. The supervisor also starts it to copy one file for a running VMM.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,7 +13,9 @@ use sandbox::enter::EnterError;
 use telemetry::Journal;
 use telemetry::log::{Format, Output};
 use vmm::cli::{self, Command};
-use vmm::config::{Config, STAGE_CONFIG_FD, STAGE_VMM, StageConfig};
+use vmm::config::{
+    Config, IMAGE_COPY_FD, STAGE_CONFIG_FD, STAGE_COPY_IMAGE, STAGE_VMM, StageConfig,
+};
 use vmm::run;
 use vmm::supervisor;
 
@@ -25,6 +28,11 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if arguments == [STAGE_VMM] {
         return stage_vmm().unwrap_or_else(|error| fail(&error, 1));
+    }
+    if let [stage, path, limit] = arguments.as_slice()
+        && stage == STAGE_COPY_IMAGE
+    {
+        return stage_copy_image(path, limit).unwrap_or_else(|error| fail(&error, 1));
     }
     match cli::parse(arguments) {
         Ok(Command::Print(text)) => {
@@ -95,6 +103,19 @@ fn stage_vmm() -> anyhow::Result<ExitCode> {
     };
     telemetry::log::start(&log_config.level, log_config.format, output)?;
     Ok(ExitCode::from(run::run_vmm(stage)?.status()))
+}
+
+/// A child of stage 1.
+fn stage_copy_image(path: &OsStr, limit_bytes: &OsStr) -> anyhow::Result<ExitCode> {
+    let by_hand = "this process is started by bulkhead-vmm itself, not by hand";
+    let copy = sandbox::sys::adopt_fd(IMAGE_COPY_FD).context(by_hand)?;
+    let limit_bytes = limit_bytes.to_str().context(by_hand)?.parse();
+    supervisor::copy_image(
+        Path::new(path),
+        limit_bytes.context(by_hand)?,
+        &File::from(copy),
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One line with all causes.

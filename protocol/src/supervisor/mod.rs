@@ -1,12 +1,14 @@
-//! What a jailed VMM may ask of its supervisor: attach a device under an id, release it. Nothing else.
+//! What a jailed VMM may ask of its supervisor: attach a device under an id, release it; open an image, close it. Nothing else.
 //!
 //! One JSON text per packet of a SOCK_SEQPACKET pair, so that a packet is a whole message or an error. A request carries no
-//! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket. A request has a number, and
-//! replies name it: an answer that comes too late is never taken for that of a later request.
-//! Not here: which devices a VMM may have (the supervisor's policy), rates and deadlines.
-//! Limits: `MAX_CONTROL_BYTES` per message, `MAX_ID_BYTES` per id, `MAX_SOCKET_PATH_BYTES` per path.
+//! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket, and so does the reply to an
+//! opened image: a copy of the file in memory. A request has a number, and replies name it: an answer that comes too late is never
+//! taken for that of a later request.
+//! Not here: which devices and images a VMM may have (the supervisor's policy), rates and deadlines.
+//! Limits: `MAX_CONTROL_BYTES` per message, `MAX_ID_BYTES` per id, `MAX_SOCKET_PATH_BYTES` and `MAX_IMAGE_PATH_BYTES` per path.
 
 mod channel;
+mod reply;
 
 use std::fmt;
 
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::pci::PciAddress;
 
 pub use channel::{ControlError, ControlSocket, Received};
+pub use reply::{MAX_REASON_BYTES, Reply};
 
 /// Largest message in bytes, either way. Source: an id and a socket path, every byte escaped, and the field names.
 /// Why bounded: the supervisor reads it into memory before it trusts anything.
@@ -26,8 +29,9 @@ pub const MAX_ID_BYTES: usize = 255;
 /// Longest socket path in bytes. Source: `sun_path` without its final zero.
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Longest reason in a refusal, in bytes; the rest is cut off.
-pub const MAX_REASON_BYTES: usize = 512;
+/// Longest path of an image in bytes. Source: with every byte escaped it fits into `MAX_CONTROL_BYTES`; paths of kernels have some
+/// dozens.
+pub const MAX_IMAGE_PATH_BYTES: usize = 1024;
 
 /// What the VMM asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,20 @@ pub enum Request {
         number: u32,
         /// The id it was attached under.
         id: String,
+    },
+    /// Give me what this file holds now.
+    OpenImage {
+        /// The request's number.
+        number: u32,
+        /// An absolute path.
+        path: String,
+    },
+    /// I have let go of this image: its memory may be taken back.
+    CloseImage {
+        /// The request's number.
+        number: u32,
+        /// The number of the request that opened it.
+        image: u32,
     },
 }
 
@@ -110,39 +128,7 @@ impl BarMmap {
     }
 }
 
-/// What the supervisor answers. Every request gets one reply, but for `Held`, which one more may follow; replies may come in
-/// another order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Reply {
-    /// The device is served; its socket comes with this message.
-    Attached {
-        /// The number of the request.
-        number: u32,
-    },
-    /// The server has ended and its devices can be used by the host.
-    Released {
-        /// The number of the request.
-        number: u32,
-    },
-    /// To a release: not yet, and why. One line for the operator. `Released` with the same number follows when it is so after
-    /// all; a second release of the same device does not wait for what cannot be mended.
-    Held {
-        /// The number of the request.
-        number: u32,
-        /// What keeps the host from having the device.
-        reason: String,
-    },
-    /// No, and why. One line for the operator.
-    Refused {
-        /// The number of the request.
-        number: u32,
-        /// What was tried, why it failed and what to do.
-        reason: String,
-    },
-}
-
-/// A packet that is not one of the messages above.
+/// A packet that is not one of the messages.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not the JSON of one of the messages.
@@ -166,6 +152,8 @@ pub enum MessageError {
 enum WireRequest {
     Attach(WireAttach),
     Release(WireRelease),
+    OpenImage(WireOpenImage),
+    CloseImage(WireCloseImage),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -222,18 +210,28 @@ struct WireRelease {
     id: String,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireOpenImage {
+    number: u32,
+    path: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireCloseImage {
+    number: u32,
+    image: u32,
+}
+
 impl Request {
     /// The number that replies name.
     pub fn number(&self) -> u32 {
         match self {
-            Request::Attach { number, .. } | Request::Release { number, .. } => *number,
-        }
-    }
-
-    /// The id that the request is about.
-    pub fn id(&self) -> &str {
-        match self {
-            Request::Attach { id, .. } | Request::Release { id, .. } => id,
+            Request::Attach { number, .. }
+            | Request::Release { number, .. }
+            | Request::OpenImage { number, .. }
+            | Request::CloseImage { number, .. } => *number,
         }
     }
 
@@ -255,7 +253,7 @@ impl Request {
                     },
                     // A server that others started is served as they said.
                     (None, Some(path)) if options == HostOptions::default() => Target::Socket {
-                        path: checked_path(number, path)?,
+                        path: checked_path(number, path, &SOCKET_PATH)?,
                     },
                     (_, _) => return Err(MessageError::Unknown),
                 };
@@ -265,6 +263,13 @@ impl Request {
                 number,
                 id: checked_id(number, id)?,
             }),
+            WireRequest::OpenImage(WireOpenImage { number, path }) => Ok(Request::OpenImage {
+                number,
+                path: checked_path(number, path, &IMAGE_PATH)?,
+            }),
+            WireRequest::CloseImage(WireCloseImage { number, image }) => {
+                Ok(Request::CloseImage { number, image })
+            }
         }
     }
 
@@ -275,6 +280,12 @@ impl Request {
                 WireRequest::Attach(WireAttach::new(number, id, target))
             }
             Request::Release { number, id } => WireRequest::Release(WireRelease { number, id }),
+            Request::OpenImage { number, path } => {
+                WireRequest::OpenImage(WireOpenImage { number, path })
+            }
+            Request::CloseImage { number, image } => {
+                WireRequest::CloseImage(WireCloseImage { number, image })
+            }
         };
         // Strings, numbers, booleans and names always serialize.
         serde_json::to_vec(&wire).unwrap_or_default()
@@ -293,60 +304,35 @@ fn checked_id(number: u32, id: String) -> Result<String, MessageError> {
     Ok(id)
 }
 
-fn checked_path(number: u32, path: String) -> Result<String, MessageError> {
+/// What a path has to be.
+struct PathRule {
+    field: &'static str,
+    limit_bytes: usize,
+    expected: &'static str,
+}
+
+const SOCKET_PATH: PathRule = PathRule {
+    field: "socket",
+    limit_bytes: MAX_SOCKET_PATH_BYTES,
+    expected: "absolute path of at most 107 bytes",
+};
+
+const IMAGE_PATH: PathRule = PathRule {
+    field: "path",
+    limit_bytes: MAX_IMAGE_PATH_BYTES,
+    expected: "absolute path of at most 1024 bytes",
+};
+
+fn checked_path(number: u32, path: String, rule: &PathRule) -> Result<String, MessageError> {
     let printable = !path.chars().any(char::is_control);
-    if !path.starts_with('/') || path.len() > MAX_SOCKET_PATH_BYTES || !printable {
+    if !path.starts_with('/') || path.len() > rule.limit_bytes || !printable {
         return Err(MessageError::Field {
             number,
-            field: "socket",
-            expected: "absolute path of at most 107 bytes",
+            field: rule.field,
+            expected: rule.expected,
         });
     }
     Ok(path)
-}
-
-impl Reply {
-    /// A refusal, with its reason cut to `MAX_REASON_BYTES` and to one line.
-    pub fn refused(number: u32, reason: &str) -> Reply {
-        let reason = short(reason);
-        Reply::Refused { number, reason }
-    }
-
-    /// What keeps the host from having a device, cut like a refusal's reason.
-    pub fn held(number: u32, reason: &str) -> Reply {
-        let reason = short(reason);
-        Reply::Held { number, reason }
-    }
-
-    /// The number of the request that it answers.
-    pub fn number(&self) -> u32 {
-        match self {
-            Reply::Attached { number }
-            | Reply::Released { number }
-            | Reply::Held { number, .. }
-            | Reply::Refused { number, .. } => *number,
-        }
-    }
-
-    /// Takes a packet apart.
-    pub fn decode(packet: &[u8]) -> Result<Reply, MessageError> {
-        serde_json::from_slice(packet).map_err(|_| MessageError::Unknown)
-    }
-
-    /// The packet.
-    pub fn encode(&self) -> Vec<u8> {
-        // Strings and numbers always serialize.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-}
-
-fn short(reason: &str) -> String {
-    let mut text: String = reason
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    text.truncate(text.floor_char_boundary(MAX_REASON_BYTES));
-    text
 }
 
 #[cfg(test)]

@@ -16,6 +16,13 @@ fn attach_host() -> Request {
     }
 }
 
+fn open_image() -> Request {
+    Request::OpenImage {
+        number: 9,
+        path: "/boot/vmlinuz".into(),
+    }
+}
+
 #[test]
 fn requests_golden_text() {
     let with_options = Target::Host {
@@ -43,6 +50,10 @@ fn requests_golden_text() {
         number: 8,
         id: "net".into(),
     };
+    let close_image = Request::CloseImage {
+        number: 10,
+        image: 9,
+    };
     for (request, text) in [
         (
             attach_host(),
@@ -57,6 +68,11 @@ fn requests_golden_text() {
             r#"{"attach":{"number":4294967295,"id":"d","socket":"/run/x.sock"}}"#,
         ),
         (release, r#"{"release":{"number":8,"id":"net"}}"#),
+        (
+            open_image(),
+            r#"{"open-image":{"number":9,"path":"/boot/vmlinuz"}}"#,
+        ),
+        (close_image, r#"{"close-image":{"number":10,"image":9}}"#),
     ] {
         assert_eq!(String::from_utf8(request.encode()).unwrap(), text);
         assert_eq!(Request::decode(text.as_bytes()), Ok(request));
@@ -65,13 +81,19 @@ fn requests_golden_text() {
 
 #[test]
 fn request_truncated_at_any_length_is_refused() {
-    let packet = attach_host().encode();
-    for length in 0..packet.len() {
-        assert_eq!(
-            Request::decode(&packet[..length]),
-            Err(MessageError::Unknown),
-            "length {length}"
-        );
+    let close_image = Request::CloseImage {
+        number: 10,
+        image: 9,
+    };
+    for request in [attach_host(), open_image(), close_image] {
+        let packet = request.encode();
+        for length in 0..packet.len() {
+            assert_eq!(
+                Request::decode(&packet[..length]),
+                Err(MessageError::Unknown),
+                "{request:?} to {length}"
+            );
+        }
     }
 }
 
@@ -90,6 +112,12 @@ fn requests_outside_the_closed_set_are_refused() {
         r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","bar-mmap":"maybe"}}"#,
         r#"{"attach":{"number":1,"id":"x","host":"0000:1a:00.3","container":"/dev/vfio/vfio"}}"#,
         r#"{"release":{"number":1,"id":"x"}} {"release":{"number":2,"id":"y"}}"#,
+        r#"{"open-image":{"number":1}}"#,
+        r#"{"open-image":{"number":1,"path":"/boot/vmlinuz","write":true}}"#,
+        r#"{"open-image":{"number":1,"path":["/boot/vmlinuz"]}}"#,
+        r#"{"close-image":{"number":1}}"#,
+        r#"{"close-image":{"number":1,"image":-1}}"#,
+        r#"{"close-image":{"number":1,"image":"/boot/vmlinuz"}}"#,
         r#"[]"#,
     ] {
         assert_eq!(
@@ -110,7 +138,15 @@ fn field_that_cannot_be_is_told_with_the_number_of_its_request() {
         r#"{{"attach":{{"number":9,"id":"x","socket":"/{}"}}}}"#,
         "x".repeat(MAX_SOCKET_PATH_BYTES)
     );
+    let long_image = format!(
+        r#"{{"open-image":{{"number":9,"path":"/{}"}}}}"#,
+        "x".repeat(MAX_IMAGE_PATH_BYTES)
+    );
     for text in [
+        r#"{"open-image":{"number":9,"path":"vmlinuz"}}"#,
+        r#"{"open-image":{"number":9,"path":""}}"#,
+        r#"{"open-image":{"number":9,"path":"/a\u0000b"}}"#,
+        &long_image,
         r#"{"attach":{"number":9,"id":"x","host":"../../etc"}}"#,
         r#"{"attach":{"number":9,"id":"x","socket":"relative"}}"#,
         r#"{"attach":{"number":9,"id":"x","socket":"/a\nb"}}"#,
@@ -140,6 +176,7 @@ fn replies_golden_text() {
             Reply::Released { number: 7 },
             r#"{"released":{"number":7}}"#,
         ),
+        (Reply::Opened { number: 7 }, r#"{"opened":{"number":7}}"#),
         (
             Reply::held(7, "its server is stuck"),
             r#"{"held":{"number":7,"reason":"its server is stuck"}}"#,
@@ -162,6 +199,11 @@ fn longest_messages_fit_the_limit() {
         number: u32::MAX,
         id: "\"".repeat(MAX_ID_BYTES),
         target: Target::Socket { path },
+    };
+    assert!(request.encode().len() <= MAX_CONTROL_BYTES);
+    let request = Request::OpenImage {
+        number: u32::MAX,
+        path: format!("/{}", "\"".repeat(MAX_IMAGE_PATH_BYTES - 1)),
     };
     assert!(request.encode().len() <= MAX_CONTROL_BYTES);
     let reply = Reply::refused(u32::MAX, &"\"".repeat(10_000));

@@ -3,8 +3,8 @@
 //! Its threads do different things, so each kind has a table of its own, made of the parts below it. Descriptors are told
 //! apart by one number, fixed at the start: those below it were opened by the supervisor or by this process before its
 //! filters, and they alone are read, written and asked of KVM; none of them can be closed, copied or replaced. What a
-//! device server sends later lands at that number or above, where none of this works. Such a descriptor can be mapped, by the
-//! one thread that attaches devices.
+//! device server sends later lands at that number or above, where none of this works, and so does an image that the supervisor lends. Such a
+//! descriptor can be mapped, by the one thread that attaches devices.
 //!
 //! No table has open, execve, clone, socket, connect, pread, pwrite, lseek, splice, io_uring, dup, or an ioctl of VFIO.
 
@@ -32,7 +32,7 @@ pub enum Thread {
     Connections,
     /// Receives the supervisor's answers.
     Supervisor,
-    /// Attaches devices: the only one that maps what a device server lends.
+    /// Attaches devices: the only one that maps what a device server or the supervisor lends.
     Attach,
     /// Does what hot-plug slots decide, and keeps their timers.
     HotPlug,

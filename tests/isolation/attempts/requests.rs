@@ -21,6 +21,7 @@ const STALLED: Duration = Duration::from_millis(500);
 pub(super) const ATTEMPTS: &[Attempt] = &[
     Attempt::new("a socket beyond the policy", other_socket, &[Supervisor]).only(VMM),
     Attempt::new("a host device beyond the policy", other_host, &[Supervisor]).only(VMM),
+    Attempt::new("an image beyond the policy", other_image, &[Supervisor]).only(VMM),
     Attempt::new("100,000 requests at once", flood, &[Supervisor]).only(VMM),
     Attempt::new("a request in two halves", halves, &[Supervisor]).only(VMM),
 ];
@@ -37,14 +38,24 @@ fn socket(scene: &Scene, number: u32) -> Request {
 
 fn other_socket(scene: &Scene) -> io::Result<()> {
     send(scene, &socket(scene, 1).encode())?;
-    attached(scene)
+    given(scene)
 }
 
 /// The first of any machine, its host bridge.
 fn other_host(scene: &Scene) -> io::Result<()> {
     let request = br#"{"attach":{"number":1,"id":"more","host":"0000:00:00.0"}}"#;
     send(scene, request)?;
-    attached(scene)
+    given(scene)
+}
+
+/// A file that anybody can read, where there is a file system.
+fn other_image(scene: &Scene) -> io::Result<()> {
+    let request = Request::OpenImage {
+        number: 1,
+        path: "/etc/passwd".to_owned(),
+    };
+    send(scene, &request.encode())?;
+    given(scene)
 }
 
 fn halves(scene: &Scene) -> io::Result<()> {
@@ -52,7 +63,7 @@ fn halves(scene: &Scene) -> io::Result<()> {
     let (first, second) = request.split_at(request.len() / 2);
     send(scene, first)?;
     send(scene, second)?;
-    attached(scene)
+    given(scene)
 }
 
 fn flood(scene: &Scene) -> io::Result<()> {
@@ -90,13 +101,13 @@ fn send(scene: &Scene, packet: &[u8]) -> io::Result<()> {
         .map_err(io::Error::other)
 }
 
-/// Whether the answer is a device. No answer at all does not count as a refusal.
-fn attached(scene: &Scene) -> io::Result<()> {
+/// Whether the answer is a device, or an image. No answer at all does not count as a refusal.
+fn given(scene: &Scene) -> io::Result<()> {
     if !wait(scene, PollFlags::IN, ANSWER)? {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
     match answer(scene)? {
-        Some(Reply::Attached { .. }) => Ok(()),
+        Some(Reply::Attached { .. } | Reply::Opened { .. }) => Ok(()),
         _ => Err(io::ErrorKind::PermissionDenied.into()),
     }
 }

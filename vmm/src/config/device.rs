@@ -206,16 +206,21 @@ fn vfio_user_pci(
     })
 }
 
-/// What the supervisor connects to: it stands in another folder than whoever asks, so a path must be whole.
+/// What the supervisor connects to.
 pub(super) fn check_socket_path(key: &str, path: &str) -> Result<(), PropertyError> {
+    check_path(key, path, MAX_SOCKET_PATH_BYTES)
+}
+
+/// What the supervisor opens: it stands in another folder than whoever asks, so a path must be whole.
+pub(super) fn check_path(key: &str, path: &str, limit_bytes: usize) -> Result<(), PropertyError> {
     if !path.starts_with('/') {
         return Err(PropertyError(format!(
             "{key}={path}: write the whole path, from /"
         )));
     }
-    if path.len() > MAX_SOCKET_PATH_BYTES {
+    if path.len() > limit_bytes {
         return Err(PropertyError(format!(
-            "{key}: a socket path has at most {MAX_SOCKET_PATH_BYTES} bytes"
+            "{key}: such a path has at most {limit_bytes} bytes"
         )));
     }
     if path.chars().any(char::is_control) {

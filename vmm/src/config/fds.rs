@@ -10,6 +10,10 @@ use super::Config;
 
 /// The argument that makes this program stage 2.
 pub const STAGE_VMM: &str = "--stage-vmm";
+/// The argument that makes this program copy an image: its path and the largest size in bytes follow.
+pub const STAGE_COPY_IMAGE: &str = "--stage-copy-image";
+/// Where that finds the memory file to copy into.
+pub const IMAGE_COPY_FD: RawFd = 3;
 /// Where stage 2 finds its [`StageConfig`], as JSON in a sealed memfd.
 pub const STAGE_CONFIG_FD: RawFd = 3;
 

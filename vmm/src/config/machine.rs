@@ -15,6 +15,8 @@ mod tests;
 pub const MAX_CPUS: u8 = 32;
 /// COM1 and COM2.
 pub const MAX_SERIAL_PORTS: usize = 2;
+/// Longest kernel command line in bytes: what Linux takes on x86 (COMMAND_LINE_SIZE) without its final zero.
+pub const MAX_APPEND_BYTES: usize = 2047;
 /// Longest socket path in bytes (unix(7): 108 with the final zero).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
@@ -88,6 +90,17 @@ pub fn parse_cpu(text: &str) -> Result<(), ConfigError> {
         "cpu",
         text,
         "the only CPU model there is is host",
+    ))
+}
+
+/// Whether a kernel takes this command line; why not.
+pub fn check_append(append: &str) -> Result<(), String> {
+    if append.len() <= MAX_APPEND_BYTES && !append.contains('\0') {
+        return Ok(());
+    }
+    Err(format!(
+        "{} bytes; a kernel takes at most {MAX_APPEND_BYTES}, without zeros",
+        append.len()
     ))
 }
 

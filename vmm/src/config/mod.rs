@@ -44,7 +44,10 @@ use serde::{Deserialize, Serialize};
 pub use device::{
     BarMmap, DeviceConfig, HostOptions, OnFailure, VfioCommon, VfioPciConfig, VfioUserConfig,
 };
-pub use fds::{DeviceSocket, FdTable, STAGE_CONFIG_FD, STAGE_VMM, SerialFds, StageConfig};
+pub use fds::{
+    DeviceSocket, FdTable, IMAGE_COPY_FD, STAGE_CONFIG_FD, STAGE_COPY_IMAGE, STAGE_VMM, SerialFds,
+    StageConfig,
+};
 pub use iommu::IommuBackend;
 pub use machine::{LogConfig, Machine, SerialConfig};
 pub use memory::{HugetlbConfig, MemoryConfig};

@@ -9,12 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use protocol::pci::PciAddress;
-use protocol::supervisor::HostOptions;
+use protocol::supervisor::{HostOptions, MAX_IMAGE_PATH_BYTES};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::device::{check_socket_path, host_options, managed, pci_address};
+use super::device::{check_path, check_socket_path, host_options, managed, pci_address};
 use super::property_list::{PropertyError, PropertyList};
 
 #[cfg(test)]
@@ -38,6 +38,8 @@ pub enum PolicyRule {
     },
     /// A vfio-user socket.
     Socket(PathBuf),
+    /// A kernel or an initrd to boot at a reset.
+    Image(PathBuf),
 }
 
 /// The rules of all these options.
@@ -64,7 +66,7 @@ fn refuse(option: &str, error: PropertyError) -> ConfigError {
     ConfigError::option("device-policy", option, error)
 }
 
-/// `allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force][,managed=on]` or `allow-socket=PATH`.
+/// `allow-host=ADDRESS[,allow-no-reset=on][,allow-noncoherent=on][,bar-mmap=off|force][,managed=on]` `allow-socket=PATH` or `allow-image=PATH`.
 fn rule(text: &str) -> Result<PolicyRule, PropertyError> {
     let mut properties = PropertyList::parse_with_head_key(text, "rule")?;
     let (host, socket, image) = (
@@ -86,16 +88,13 @@ fn rule(text: &str) -> Result<PolicyRule, PropertyError> {
             check_socket_path("allow-socket", &path)?;
             PolicyRule::Socket(PathBuf::from(path))
         }
-        (None, None, Some(_)) => {
-            return Err(PropertyError(
-                "allow-image: no device that can be added takes an image file; start a device server for it, and allow its \
-                 socket with allow-socket=PATH"
-                    .to_owned(),
-            ));
+        (None, None, Some(path)) => {
+            check_image_path("allow-image", &path)?;
+            PolicyRule::Image(PathBuf::from(path))
         }
         _ => {
             return Err(PropertyError(
-                "write allow-host=ADDRESS or allow-socket=PATH, one per option or line".to_owned(),
+                "write allow-host=ADDRESS, allow-socket=PATH or allow-image=PATH, one per option or line".to_owned(),
             ));
         }
     };
@@ -103,10 +102,15 @@ fn rule(text: &str) -> Result<PolicyRule, PropertyError> {
     Ok(rule)
 }
 
+/// Whether the supervisor can be asked for an image at this path.
+pub fn check_image_path(key: &str, path: &str) -> Result<(), PropertyError> {
+    check_path(key, path, MAX_IMAGE_PATH_BYTES)
+}
+
 fn file(path: &Path) -> Result<Vec<PolicyRule>, PropertyError> {
     let text = read(path).map_err(|error| {
         PropertyError(format!(
-            "{error}; give a file with one rule per line, or write allow-host=ADDRESS or allow-socket=PATH"
+            "{error}; give a file with one rule per line, or write allow-host=ADDRESS, allow-socket=PATH or allow-image=PATH"
         ))
     })?;
     let mut rules = Vec::new();
@@ -122,7 +126,7 @@ fn file(path: &Path) -> Result<Vec<PolicyRule>, PropertyError> {
     }
     if rules.is_empty() {
         return Err(PropertyError(
-            "the file has no rule; write allow-host=ADDRESS or allow-socket=PATH, one per line"
+            "the file has no rule; write allow-host=ADDRESS, allow-socket=PATH or allow-image=PATH, one per line"
                 .to_owned(),
         ));
     }

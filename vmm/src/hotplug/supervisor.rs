@@ -1,8 +1,8 @@
-//! The VMM's side of the control socket: asks for a device server, and says when one may end.
+//! The VMM's side of the control socket: asks for a device server or an image, and says when one may end.
 //!
 //! Spec: `protocol::supervisor`. Requests come from several threads, replies in any order; one thread receives them and
-//! hands each, by its number, to who waits for it. An attach is waited for, with a deadline. A release is not: what becomes of
-//! it is told when it is known, once or twice. Replies that nobody waits for are dropped, and so is the socket that comes
+//! hands each, by its number, to who waits for it. An attach and an image are waited for, with a deadline. A release is not: what
+//! becomes of it is told when it is known, once or twice. Replies that nobody waits for are dropped, and so is the socket that comes
 //! with one: its server sees that and ends.
 
 use std::collections::HashMap;
@@ -24,6 +24,8 @@ mod tests;
 /// From an attach to its answer. Source: the supervisor gives a device server 75 s to be ready, and its device 40 s to leave its
 /// host driver.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(180);
+/// From the request for an image to its answer. Source: the supervisor gives the file's file system 30 s.
+const IMAGE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why the supervisor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -87,32 +89,55 @@ impl Supervisor {
 
     /// A connected vfio-user socket of this device.
     pub fn attach(&self, id: &str, target: Target) -> Result<OwnedFd, SupervisorError> {
+        let id = id.to_owned();
+        let request = |number| Request::Attach { number, id, target };
+        match self.ask(request, ATTACH_DEADLINE)? {
+            (Reply::Attached { .. }, Some(socket)) => Ok(socket),
+            (reply, _) => Err(refusal(reply, "the supervisor sent no socket")),
+        }
+    }
+
+    /// What the file at this path holds now, and what closes it at the supervisor.
+    pub fn open_image(&self, path: &str) -> Result<(OwnedFd, Lease), SupervisorError> {
+        let path = path.to_owned();
+        // From the moment it is asked for: one that comes too late is closed as well.
+        let mut lease = None;
+        let request = |number| {
+            lease = Some(Lease {
+                socket: Arc::clone(&self.socket),
+                waiting: Arc::clone(&self.waiting),
+                image: number,
+            });
+            Request::OpenImage { number, path }
+        };
+        let answer = self.ask(request, IMAGE_DEADLINE)?;
+        match (answer, lease) {
+            ((Reply::Opened { .. }, Some(image)), Some(lease)) => Ok((image, lease)),
+            ((reply, _), _) => Err(refusal(reply, "the supervisor sent no image")),
+        }
+    }
+
+    /// Asks and waits. What comes too late is closed.
+    fn ask(
+        &self,
+        request: impl FnOnce(u32) -> Request,
+        deadline: Duration,
+    ) -> Result<Answer, SupervisorError> {
         let (sender, answer) = channel();
         let waiter = move |reply| {
-            // Who waited may have given up; then the socket closes here.
+            // Who waited may have given up; then what came with it closes here.
             let _delivered = sender.send(reply);
         };
         let number = self.expect(Box::new(waiter))?;
-        let id = id.to_owned();
-        let outcome = match self.send(&Request::Attach { number, id, target }) {
-            Ok(()) => answer
-                .recv_timeout(ATTACH_DEADLINE)
-                .map_err(|error| match error {
-                    RecvTimeoutError::Timeout => SupervisorError::Late(ATTACH_DEADLINE),
-                    RecvTimeoutError::Disconnected => SupervisorError::Gone,
-                }),
+        let outcome = match self.send(&request(number)) {
+            Ok(()) => answer.recv_timeout(deadline).map_err(|error| match error {
+                RecvTimeoutError::Timeout => SupervisorError::Late(deadline),
+                RecvTimeoutError::Disconnected => SupervisorError::Gone,
+            }),
             Err(error) => Err(error),
         };
         lock(&self.waiting).by_number.remove(&number);
-        match outcome?.ok_or(SupervisorError::Gone)? {
-            (Reply::Attached { .. }, Some(socket)) => Ok(socket),
-            (Reply::Refused { reason, .. } | Reply::Held { reason, .. }, _) => {
-                Err(SupervisorError::Refused(reason))
-            }
-            (Reply::Attached { .. } | Reply::Released { .. }, _) => Err(SupervisorError::Refused(
-                "the supervisor sent no socket".to_owned(),
-            )),
-        }
+        outcome?.ok_or(SupervisorError::Gone)
     }
 
     /// Says that this process holds nothing of the device any more. `told` hears what becomes of that: whether the host has the
@@ -141,8 +166,7 @@ impl Supervisor {
         if waiting.gone {
             return Err(SupervisorError::Gone);
         }
-        waiting.last = waiting.last.wrapping_add(1);
-        let number = waiting.last;
+        let number = waiting.next_number();
         waiting.by_number.insert(number, waiter);
         Ok(number)
     }
@@ -153,13 +177,50 @@ impl Supervisor {
     }
 }
 
+impl Waiting {
+    fn next_number(&mut self) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
+}
+
+/// An image that the supervisor has open for this process. Dropping it closes it there.
+#[derive(Debug)]
+pub struct Lease {
+    socket: Arc<ControlSocket>,
+    waiting: Arc<Mutex<Waiting>>,
+    /// The number of the request that opened it.
+    image: u32,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (number, image) = (lock(&self.waiting).next_number(), self.image);
+        let request = Request::CloseImage { number, image };
+        // Nobody waits for the answer. A supervisor that is gone has closed it.
+        if let Err(error) = self.socket.send(&request.encode(), None) {
+            tracing::warn!(%error, "an image stays open at the supervisor");
+        }
+    }
+}
+
+/// What an answer means that is not the one that was hoped for.
+fn refusal(reply: Reply, otherwise: &str) -> SupervisorError {
+    SupervisorError::Refused(match reply {
+        Reply::Refused { reason, .. } | Reply::Held { reason, .. } => reason,
+        Reply::Attached { .. } | Reply::Released { .. } | Reply::Opened { .. } => {
+            otherwise.to_owned()
+        }
+    })
+}
+
 fn outcome(answer: Option<Answer>) -> Release {
     match answer {
         Some((Reply::Released { .. }, _)) => Release::Done,
         Some((Reply::Held { reason, .. } | Reply::Refused { reason, .. }, _)) => {
             Release::Held(reason)
         }
-        Some((Reply::Attached { .. }, _)) => {
+        Some((Reply::Attached { .. } | Reply::Opened { .. }, _)) => {
             Release::Held("the supervisor answered something else".to_owned())
         }
         None => Release::Held(one_line(&SupervisorError::Gone)),
@@ -200,6 +261,15 @@ fn receive(socket: &ControlSocket, waiting: &Mutex<Waiting>) {
     };
     for mut waiter in waiters.into_values() {
         waiter(None);
+    }
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Waiting")
+            .field("last", &self.last)
+            .field("gone", &self.gone)
+            .finish_non_exhaustive()
     }
 }
 

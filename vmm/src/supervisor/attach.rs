@@ -1,11 +1,12 @@
-//! Answers what a running VMM asks: attach a device under an id, release it.
+//! Answers what a running VMM asks: attach a device under an id, release it; open an image, close it.
 //!
 //! Everything is checked against the policy first. A host device gets a device server of its own, and the answer follows when
 //! that is ready. A socket is connected to; the answer follows if its server has no room yet.
+//! Images are the matter of `images`.
 //! Limits: `MAX_SOCKETS` sockets, connected or tried, and those of `servers`.
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use telemetry::security::Event;
 use super::connect::{Attempt, RETRY};
 use super::deadline;
 use super::hosts::{self, HostDevice, SYSFS};
+use super::images::Images;
 use super::managed::{self, Managed, Moved, Purpose, Refusal};
 use super::policy::Policy;
 use super::server::Notice;
@@ -30,6 +32,7 @@ pub(super) struct Attachments {
     policy: Policy,
     spawner: Spawner,
     pub(super) managed: Managed,
+    pub(super) images: Images,
     /// Ids of devices whose server is somebody else's.
     sockets: BTreeSet<String>,
     /// Those that are not connected yet, with the requests that wait for it, and when to try again.
@@ -37,7 +40,7 @@ pub(super) struct Attachments {
     next_attempt: Instant,
 }
 
-/// A reply to the VMM, with the socket that goes with it.
+/// A reply to the VMM, with the socket or the image that goes with it.
 pub(super) type Answer = (Reply, Option<OwnedFd>);
 
 /// What became of a request at once.
@@ -53,10 +56,12 @@ pub(super) enum Outcome {
 
 impl Attachments {
     pub(super) fn new(policy: Policy, spawner: Spawner, managed: Managed) -> Attachments {
+        let images = Images::new(spawner.programs.vmm.clone(), spawner.memory_bytes);
         Attachments {
             policy,
             spawner,
             managed,
+            images,
             sockets: BTreeSet::new(),
             attempts: Vec::new(),
             next_attempt: Instant::now(),
@@ -90,10 +95,33 @@ impl Attachments {
                 }
             }
             Request::Release { number, id } => self.release(servers, number, &id),
+            Request::OpenImage { number, path } => match self.open_image(number, &path) {
+                Ok(()) => Outcome::Later,
+                Err(reason) => {
+                    let message = "The VMM was refused an image";
+                    Event::ImageRefused.report(None, "VMM", &reason, message);
+                    Outcome::Answer((Reply::refused(number, &reason), None))
+                }
+            },
+            Request::CloseImage { number, image } => {
+                self.images.close(image);
+                Outcome::Answer((Reply::Released { number }, None))
+            }
         }
     }
 
-    /// Tries again to connect, and goes on with devices that were moved. `has_vmm`: there is somebody to serve them to.
+    fn open_image(&mut self, number: u32, path: &str) -> Result<(), String> {
+        let allowed = self.policy.check_image(path);
+        allowed.map_err(|denied| denied.to_string())?;
+        self.images.open(number, path)
+    }
+
+    /// What to poll of what is done by other processes.
+    pub(super) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.managed.pidfds().chain(self.images.pidfd())
+    }
+
+    /// Tries again to connect, goes on with devices that were moved, and lends images that were read. `has_vmm`: there is somebody to serve them to.
     pub(super) fn on_time(
         &mut self,
         servers: &mut Servers,
@@ -101,6 +129,7 @@ impl Attachments {
         has_vmm: bool,
     ) -> Vec<Answer> {
         let mut answers = self.try_again(now);
+        answers.extend(self.images.on_time(now));
         for moved in self.managed.ended(now) {
             answers.extend(self.moved(servers, moved, has_vmm));
         }
@@ -193,12 +222,13 @@ impl Attachments {
         answers.chain(refusals).collect()
     }
 
-    /// When to try again to connect, or to stop waiting for a device that is moved.
+    /// When to try again to connect, or to stop waiting for a device that is moved or an image that is read.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let attempt = (!self.attempts.is_empty()).then_some(self.next_attempt);
         attempt
             .into_iter()
             .chain(self.managed.next_deadline())
+            .chain(self.images.next_deadline())
             .min()
     }
 

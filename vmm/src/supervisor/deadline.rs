@@ -26,6 +26,9 @@ pub(super) const VMM_STOP: Duration = Duration::from_secs(5);
 /// From SIGKILL to the end of a process. Longer means that it is stuck in the kernel.
 pub(super) const KILLED: Duration = Duration::from_secs(10);
 
+/// From the start of the copy of an image to its end. Source: at 100 MB/s it is enough for the largest.
+pub(super) const IMAGE: Duration = Duration::from_secs(30);
+
 /// Bytes of a device server's ready line.
 pub(super) const MAX_READY_BYTES: usize = 4096;
 /// Requests that the VMM may make within `REQUEST_WINDOW`; the rest waits in its socket.
@@ -37,6 +40,9 @@ pub(super) const MAX_SERVERS: usize = 64;
 
 /// vfio-user sockets of one VM at a time. Source: as many as it may have devices.
 pub(super) const MAX_SOCKETS: usize = 256;
+
+/// Images that a VM has open at a time. Source: kernel and initrd of the boot in force, of the next, and of one that is being checked.
+pub(super) const MAX_IMAGES: usize = 6;
 
 /// The time that a host command has for so many devices.
 pub(super) fn host_command(devices: usize) -> Duration {

@@ -14,7 +14,7 @@ use super::deadline;
 use crate::one_line::one_line;
 
 /// What our programs' lines begin with.
-const PREFIXES: [&str; 1] = ["bulkhead-device-server: "];
+const PREFIXES: [&str; 2] = ["bulkhead-device-server: ", "bulkhead-vmm: "];
 /// What is kept of what it says, in bytes.
 const MAX_WORDS_BYTES: u64 = 4096;
 
@@ -71,6 +71,16 @@ impl Errand {
 
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Nobody waits for it any more: it is late from now on.
+    pub(super) fn give_up(&mut self) {
+        self.deadline = Instant::now();
+    }
+
+    /// Whether it is still there. One that was killed and is stuck in the kernel is.
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     /// `None`: it still runs. One that is late is killed.

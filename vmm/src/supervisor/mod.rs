@@ -9,6 +9,7 @@
 //! | `attach`, `control`, `policy` | what a running VMM may ask, how often, and for which devices |
 //! | `servers`, `server`, `life`, `ready` | what becomes of a device server, and of what it held |
 //! | `holders`, `brake` | who still has its devices, and how their DMA is stopped |
+//! | `images`, `image_copy` | how a VMM is lent what it may boot next |
 //! | `errand` | what is done by a process of its own, with a deadline |
 //! | `managed` | how devices leave their host drivers for this VM, and go back |
 //! | `vmm_process` | how the VMM is stopped |
@@ -31,6 +32,8 @@ mod life;
 mod brake;
 mod holders;
 mod managed;
+mod images;
+mod image_copy;
 mod errand;
 mod spawn;
 mod confinement;
@@ -59,6 +62,8 @@ use telemetry::service::Notifier;
 
 use crate::config::{Config, DeviceConfig, PolicyRule};
 use crate::one_line::one_line;
+
+pub use image_copy::{CopyError, copy_image};
 
 use attach::Attachments;
 use confinement::{Confinement, ConfinementError};
@@ -220,7 +225,7 @@ fn host_devices(config: &Config) -> Vec<HostDevice> {
 fn allowed_hosts(config: &Config) -> impl Iterator<Item = &PciAddress> {
     config.policy.iter().filter_map(|rule| match rule {
         PolicyRule::Host { host, .. } => Some(host),
-        PolicyRule::Socket(_) => None,
+        PolicyRule::Socket(_) | PolicyRule::Image(_) => None,
     })
 }
 

@@ -44,14 +44,14 @@ pub(super) enum OpenError {
         #[source]
         source: io::Error,
     },
-    #[error("-{option} {path}: cannot be opened; give a file that this user can read")]
+    #[error("{option} {path}: cannot be opened; give a file that this user can read")]
     Image {
         option: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("-{option} {path}: is no regular file or is empty; give the file of a {what}")]
+    #[error("{option} {path}: is no regular file or is empty; give the file of a {what}")]
     NotAnImage {
         option: &'static str,
         path: PathBuf,
@@ -78,14 +78,14 @@ pub(super) enum OpenError {
 /// Opens everything. The socket files that this makes are added to `files`.
 pub(super) fn open(config: &Config, files: &mut Vec<SocketFile>) -> Result<OpenFiles, OpenError> {
     let kernel = image(
-        "kernel",
+        "-kernel",
         &config.kernel,
         "Linux kernel (bzImage, or ELF with a PVH note)",
     )?;
     let initrd = config
         .initrd
         .as_deref()
-        .map(|path| image("initrd", path, "initial RAM disk"))
+        .map(|path| image("-initrd", path, "initial RAM disk"))
         .transpose()?;
     let kvm = kvm()?;
     let serial = config
@@ -137,7 +137,12 @@ fn kvm() -> Result<OwnedFd, OpenError> {
     Err(OpenError::Kvm { advice, source })
 }
 
-fn image(option: &'static str, path: &Path, what: &'static str) -> Result<OwnedFd, OpenError> {
+/// A file with something in it. `option`: what names it.
+pub(super) fn image(
+    option: &'static str,
+    path: &Path,
+    what: &'static str,
+) -> Result<OwnedFd, OpenError> {
     let refuse = |source| OpenError::Image {
         option,
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! Which host devices and vfio-user sockets this VM may ever have.
+//! Which host devices, vfio-user sockets and images this VM may ever have.
 //!
 //! Pure data, made from the command line before the VMM runs: whatever the VMM asks later is checked against it.
 //! By default that is what the command line itself names.
@@ -16,6 +16,7 @@ use crate::config::{Config, DeviceConfig, PolicyRule};
 pub(super) struct Policy {
     hosts: BTreeMap<PciAddress, HostOptions>,
     sockets: BTreeSet<PathBuf>,
+    images: BTreeSet<PathBuf>,
 }
 
 /// What a VM may not have. The text says what would allow it.
@@ -48,6 +49,10 @@ pub(super) enum Denied {
         "socket {0} is not one that this VM may have: start the VM with -device-policy allow-socket={0}"
     )]
     Socket(PathBuf),
+    #[error(
+        "image {0} is not one that this VM may have: start the VM with -device-policy allow-image={0}"
+    )]
+    Image(PathBuf),
 }
 
 impl Policy {
@@ -65,6 +70,12 @@ impl Policy {
                 DeviceConfig::RootPort(_) => {}
             }
         }
+        // The VMM stands in another folder: it asks by whole paths.
+        let named = [Some(&config.kernel), config.initrd.as_ref()];
+        let whole = |path: &PathBuf| std::path::absolute(path).ok();
+        policy
+            .images
+            .extend(named.into_iter().flatten().filter_map(whole));
         config.policy.iter().for_each(|rule| policy.add(rule));
         policy
     }
@@ -74,6 +85,9 @@ impl Policy {
             PolicyRule::Host { host, options } => self.allow(*host, *options),
             PolicyRule::Socket(path) => {
                 self.sockets.insert(path.clone());
+            }
+            PolicyRule::Image(path) => {
+                self.images.insert(path.clone());
             }
         }
     }
@@ -111,6 +125,15 @@ impl Policy {
             }
             Target::Socket { path } if self.sockets.contains(Path::new(path)) => Ok(()),
             Target::Socket { path } => Err(Denied::Socket(PathBuf::from(path))),
+        }
+    }
+
+    /// Whether the VM may have this image. Paths are compared as they are written, like those of sockets.
+    pub(super) fn check_image(&self, path: &str) -> Result<(), Denied> {
+        if self.images.contains(Path::new(path)) {
+            Ok(())
+        } else {
+            Err(Denied::Image(PathBuf::from(path)))
         }
     }
 }
@@ -215,6 +238,24 @@ mod tests {
         ] {
             let denied = policy().check(&target).unwrap_err().to_string();
             assert!(denied.ends_with(remedy), "{denied}");
+        }
+    }
+
+    #[test]
+    fn images_of_the_policy_are_allowed_and_no_other_way_to_write_them() {
+        let mut policy = policy();
+        policy.add(&PolicyRule::Image("/boot/vmlinuz".into()));
+        assert_eq!(policy.check_image("/boot/vmlinuz"), Ok(()));
+        for path in [
+            "/boot/vmlinuz-6.1",
+            "/boot/../boot/vmlinuz",
+            "/boot/vmlinuz/../shadow",
+            "/boot",
+            "/run/x.sock",
+        ] {
+            let denied = policy.check_image(path).unwrap_err().to_string();
+            let remedy = format!("-device-policy allow-image={path}");
+            assert!(denied.ends_with(&remedy), "{denied}");
         }
     }
 

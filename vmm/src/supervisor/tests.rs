@@ -3,16 +3,12 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use protocol::supervisor::{ControlSocket, Received, Reply, Request, Target};
+use protocol::supervisor::{ControlSocket, Received, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-use rustix::process::{Pid, Signal};
-use sandbox::prepare::Child;
 
 use crate::config::{
     IommuBackend, LogConfig, Machine, MemoryConfig, SandboxConfig, SerialConfig, StageConfig,
@@ -20,6 +16,7 @@ use crate::config::{
 
 use super::*;
 
+mod requests;
 mod servers;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,8 +26,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Scratch {
-        let folder =
-            std::env::temp_dir().join(format!("bulkhead-supervisor-{}-{name}", std::process::id()));
+        let name = format!("bulkhead-supervisor-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("kernel"), "kernel").unwrap();
         Scratch(folder)
@@ -43,8 +40,8 @@ impl Scratch {
     /// Programs whose VMM is this script; it runs in the folder.
     fn programs(&self, script: &str) -> Programs {
         let vmm = self.path("vmm");
-        let script = format!("#!/bin/sh\ncd {}\n{script}\n", self.0.display());
-        fs::write(&vmm, script).unwrap();
+        let folder = self.0.display();
+        fs::write(&vmm, format!("#!/bin/sh\ncd {folder}\n{script}\n")).unwrap();
         fs::set_permissions(&vmm, fs::Permissions::from_mode(0o700)).unwrap();
         Programs {
             vmm,
@@ -222,108 +219,6 @@ fn folder_and_empty_file_are_no_kernel() {
             one_line(&error)
         );
     }
-}
-
-#[test]
-fn requests_of_the_vmm_meet_the_policy() {
-    let scratch = Scratch::new("requests");
-    let path = scratch.path("x.sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    let mut config = scratch.config(Vec::new());
-    let text = format!(
-        "vfio-user-pci,socket={},id=net,bus=pcie.0,addr=0x3",
-        path.display()
-    );
-    config.devices.push(DeviceConfig::parse(&text).unwrap());
-    let watch = watch(Policy::from_config(&config));
-    let (control, vmm_control) = ControlSocket::pair().unwrap();
-    let vmm_control = ControlSocket::from(vmm_control);
-    let vmm = Child::new("/bin/sleep", vec!["60".into()]).spawn().unwrap();
-    let pid = Pid::from_raw(vmm.pid()).unwrap();
-    let attach = move |id: &str, path: &str| {
-        let request = Request::Attach {
-            number: 3,
-            id: id.into(),
-            target: Target::Socket { path: path.into() },
-        };
-        vmm_control.send(&request.encode(), None).unwrap();
-        receive(&vmm_control)
-    };
-    let requests = std::thread::spawn(move || {
-        let allowed = attach("a", path.to_str().unwrap());
-        let twice = attach("a", path.to_str().unwrap());
-        let other = attach("b", "/run/docker.sock");
-        rustix::process::kill_process(pid, Signal::TERM).unwrap();
-        (allowed, twice, other)
-    });
-
-    watch.until_end(vmm, Control::new(control)).unwrap();
-
-    let (allowed, twice, other) = requests.join().unwrap();
-    assert_eq!(allowed.0, Reply::Attached { number: 3 });
-    assert!(allowed.1.is_some());
-    listener.accept().unwrap();
-    assert!(matches!(twice.0, Reply::Refused { reason, .. } if reason.contains("id a is in use")));
-    assert!(
-        matches!(other.0, Reply::Refused { reason, .. } if reason.contains("-device-policy allow-socket="))
-    );
-    assert!(other.1.is_none());
-}
-
-#[test]
-fn server_without_room_keeps_nobody_else_waiting_and_is_refused_in_time() {
-    let scratch = Scratch::new("full");
-    let path = scratch.path("x.sock");
-    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-    rustix::net::listen(&listener, 0).unwrap();
-    let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    let mut config = scratch.config(Vec::new());
-    config.policy.push(PolicyRule::Socket(path.clone()));
-    let watch = watch(Policy::from_config(&config));
-    let path = path.display().to_string();
-    let (_, (first, second, took)) = servers::with_vmm(watch, move |control| {
-        let attach = Request::Attach {
-            number: 1,
-            id: "net".into(),
-            target: Target::Socket { path },
-        };
-        control.send(&attach.encode(), None).unwrap();
-        let start = Instant::now();
-        servers::release(&control, 2, "other");
-        let first = receive(&control).0;
-        let took = start.elapsed();
-        (first, receive(&control).0, took)
-    });
-    assert_eq!(first, Reply::Released { number: 2 });
-    assert!(took < deadline::CONNECT, "{took:?}");
-    assert!(
-        matches!(&second, Reply::Refused { number: 1, reason } if reason.contains("takes no connection")),
-        "{second:?}"
-    );
-}
-
-#[test]
-fn vmm_has_no_more_sockets_than_it_may_have() {
-    let scratch = Scratch::new("sockets");
-    let path = scratch.path("x.sock");
-    let _listener = UnixListener::bind(&path).unwrap();
-    let mut config = scratch.config(Vec::new());
-    config.policy.push(PolicyRule::Socket(path.clone()));
-    let mut watch = watch(Policy::from_config(&config));
-    for number in 0..deadline::MAX_SOCKETS {
-        watch.attachments.add_socket(format!("d{number}"));
-    }
-    let request = Request::Attach {
-        number: 1,
-        id: "one-more".into(),
-        target: Target::Socket {
-            path: path.display().to_string(),
-        },
-    };
-    let outcome = watch.attachments.answer(&mut watch.servers, request);
-    let text = format!("{outcome:?}");
-    assert!(text.contains("as many as it may have"), "{text}");
 }
 
 /// Sends SIGTERM to this thread once the VMM's script has made its file `ready`.

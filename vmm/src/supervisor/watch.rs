@@ -56,7 +56,7 @@ enum Source {
     Server(ServerKey),
     Vmm,
     Control,
-    Managed,
+    Errand,
 }
 
 /// What happened, for the two phases to judge.
@@ -178,8 +178,8 @@ impl Watch {
                 .map(|(key, fd)| (Source::Server(key), fd)),
         );
         polled.extend(self.vmm.as_ref().map(|vmm| (Source::Vmm, vmm.pidfd())));
-        let moving = self.attachments.managed.pidfds();
-        polled.extend(moving.map(|fd| (Source::Managed, fd)));
+        let errands = self.attachments.pidfds();
+        polled.extend(errands.map(|fd| (Source::Errand, fd)));
         polled.extend(
             self.control
                 .as_ref()
@@ -216,8 +216,8 @@ impl Watch {
     fn take(&mut self, source: Source) -> Vec<Happening> {
         match source {
             Source::Signal if self.signals.take() => vec![Happening::Signal],
-            // What has moved is looked for at every step.
-            Source::Signal | Source::Managed => Vec::new(),
+            // What an errand has done is looked for at every step.
+            Source::Signal | Source::Errand => Vec::new(),
             Source::Ready(key) => {
                 let notice = self.servers.on_ready_pipe(key);
                 notice.map(Happening::Notice).into_iter().collect()
@@ -390,8 +390,7 @@ impl Watch {
             ControlEnd::Closed => tracing::debug!("The VMM closed its control socket"),
             ControlEnd::Socket(_) | ControlEnd::Message(_) => {
                 let reason = crate::one_line::one_line(end);
-                let message =
-                    "The VMM broke the control protocol: it can attach and release nothing more";
+                let message = "The VMM broke the control protocol: it can ask for nothing more";
                 Event::ControlBroken.report(None, "VMM", &reason, message);
             }
         }

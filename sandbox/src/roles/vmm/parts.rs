@@ -227,13 +227,16 @@ pub(super) fn serial_ports() -> Vec<Rule> {
 pub(super) fn attach(late: u64) -> Vec<Rule> {
     let call = Rule::syscall;
     vec![
-        call(libc::SYS_mmap, "BARs: what the device server lends")
-            .arg(2, Arg::WithoutBits(PROT_EXEC))
-            .arg(4, Arg::AtLeast(late)),
+        call(
+            libc::SYS_mmap,
+            "BARs: what the device server lends; images: what the supervisor lends",
+        )
+        .arg(2, Arg::WithoutBits(PROT_EXEC))
+        .arg(4, Arg::AtLeast(late)),
         late_only(
             libc::SYS_fstat,
             late,
-            "BARs: where a lent file ends, if it does",
+            "BARs and images: where a lent file ends, if it does",
         ),
         late_only(
             libc::SYS_newfstatat,
@@ -275,7 +278,7 @@ pub(super) fn control_answers() -> Vec<Rule> {
         ),
         call(
             libc::SYS_recvmsg,
-            "supervisor: an answer, and a device's socket",
+            "supervisor: an answer, and a device's socket or an image",
         ),
     ]
 }

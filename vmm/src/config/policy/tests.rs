@@ -36,7 +36,7 @@ fn host(address: &str, options: HostOptions) -> PolicyRule {
 }
 
 #[test]
-fn rule_names_a_host_with_its_options_or_a_socket() {
+fn rule_names_a_host_with_its_options_a_socket_or_an_image() {
     let careful = HostOptions {
         allow_no_reset: true,
         allow_noncoherent: false,
@@ -56,6 +56,10 @@ fn rule_names_a_host_with_its_options_or_a_socket() {
             "allow-socket=/run/x.sock",
             PolicyRule::Socket("/run/x.sock".into()),
         ),
+        (
+            "allow-image=/boot/vmlinuz",
+            PolicyRule::Image("/boot/vmlinuz".into()),
+        ),
     ] {
         assert_eq!(parsed(text).unwrap(), [rule], "{text}");
     }
@@ -66,7 +70,8 @@ fn rule_that_cannot_be_is_refused_with_what_to_write() {
     for (text, words) in [
         ("allow-host=x", "allow-host: "),
         ("allow-socket=x", "allow-socket"),
-        ("allow-image=/x", "allow-socket=PATH"),
+        ("allow-image=x", "write the whole path"),
+        ("allow-image=/x,allow-host=1a:00.3", "one per option"),
         ("allow-host=1a:00.3,allow-socket=/x", "one per option"),
         ("allow-host=1a:00.3,speed=11", "speed"),
         ("all", "one rule per line"),

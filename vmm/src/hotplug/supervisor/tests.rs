@@ -69,6 +69,30 @@ fn refusal_is_told_in_the_words_of_the_supervisor() {
 }
 
 /// Releases a device; what is told of it.
+#[test]
+fn image_comes_with_its_answer_and_is_closed_when_it_is_dropped() {
+    let (supervisor, theirs) = pair();
+    let served = thread::spawn(move || {
+        let request = next(&theirs);
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let number = request.number();
+        let reply = Reply::Opened { number };
+        theirs.send(&reply.encode(), Some(reader.as_fd())).unwrap();
+        (request, next(&theirs))
+    });
+    let (_image, lease) = supervisor.open_image("/boot/vmlinuz").unwrap();
+    drop(lease);
+    let path = "/boot/vmlinuz".to_owned();
+    let expected = (
+        Request::OpenImage { number: 1, path },
+        Request::CloseImage {
+            number: 2,
+            image: 1,
+        },
+    );
+    assert_eq!(served.join().unwrap(), expected);
+}
+
 fn release(supervisor: &Supervisor, id: &str) -> Receiver<Release> {
     let (sender, told) = channel();
     supervisor.release(id, move |release| sender.send(release).unwrap());
@@ -80,7 +104,8 @@ fn answers_in_another_order_reach_who_waits_for_them() {
     let (supervisor, theirs) = pair();
     let told = ["a", "b"].map(|id| release(&supervisor, id));
     let [a, b] = [(); 2].map(|()| next(&theirs));
-    assert_eq!((a.id(), b.id()), ("a", "b"));
+    let asked = |request: &Request, expected: &str| matches!(request, Request::Release { id, .. } if id == expected);
+    assert!(asked(&a, "a") && asked(&b, "b"), "{a:?}, {b:?}");
     let held = Reply::held(b.number(), "b is stuck");
     theirs.send(&held.encode(), None).unwrap();
     let released = Reply::Released { number: a.number() };
