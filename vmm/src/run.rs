@@ -5,6 +5,7 @@
 
 mod jail;
 mod board;
+mod boot_choice;
 mod operator;
 mod query_pci;
 mod processors;
@@ -274,6 +275,7 @@ impl Service {
             control,
             inventory: Arc::new(inventory),
             devices: board.devices.operator(),
+            boot: Arc::clone(&board.boot) as _,
         };
         self.qmp
             .start(threads, commands, context)

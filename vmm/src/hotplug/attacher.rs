@@ -1,4 +1,5 @@
-//! The one thread that attaches devices, whoever asks: at the start, by `device_add`, or anew after a loss.
+//! The one thread that attaches devices, whoever asks: at the start, by `device_add`, or anew after a loss. It maps what is to be
+//! booted next, too.
 //!
 //! Attaching maps what a device server lends, and no other thread may map a descriptor (`sandbox/src/roles/vmm.rs`). Devices are
 //! attached one after another; each step has its deadline.
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::config::VfioCommon;
+use crate::machine::boot::{BootError, Image, ImageKind};
 use crate::threads::{Kind, Threads};
 use crate::vfio_user::{self, AttachCause, AttachError, VfioUserFunction, VmServices};
 
@@ -18,13 +20,22 @@ pub struct Attacher {
     jobs: Sender<Job>,
 }
 
-struct Job {
-    socket: OwnedFd,
-    common: VfioCommon,
-    answer: Sender<Attached>,
+enum Job {
+    Attach {
+        socket: OwnedFd,
+        common: Box<VfioCommon>,
+        answer: Sender<Attached>,
+    },
+    Map {
+        kind: ImageKind,
+        file: OwnedFd,
+        ram_bytes: u64,
+        answer: Sender<Mapped>,
+    },
 }
 
 type Attached = Result<Arc<VfioUserFunction>, AttachError>;
+type Mapped = Result<Image, BootError>;
 
 impl Attacher {
     /// Starts the thread; it lives as long as the process.
@@ -38,9 +49,9 @@ impl Attacher {
     /// Attaches the device behind `socket`, and waits until that is done.
     pub(super) fn attach(&self, socket: OwnedFd, common: &VfioCommon) -> Attached {
         let (answer, attached) = channel();
-        let job = Job {
+        let job = Job::Attach {
             socket,
-            common: common.clone(),
+            common: Box::new(common.clone()),
             answer,
         };
         let no_thread = || AttachError {
@@ -50,12 +61,40 @@ impl Attacher {
         self.jobs.send(job).map_err(|_| no_thread())?;
         attached.recv().map_err(|_| no_thread())?
     }
+
+    /// Maps an image, and waits until that is done. None: the thread is gone.
+    pub(super) fn map(&self, kind: ImageKind, file: OwnedFd, ram_bytes: u64) -> Option<Mapped> {
+        let (answer, mapped) = channel();
+        let job = Job::Map {
+            kind,
+            file,
+            ram_bytes,
+            answer,
+        };
+        self.jobs.send(job).ok()?;
+        mapped.recv().ok()
+    }
 }
 
 fn attach_all(jobs: &Receiver<Job>, services: &VmServices) {
     while let Ok(job) = jobs.recv() {
-        let attached = vfio_user::attach(job.socket, &job.common, services);
         // Whoever asked waits.
-        let _taken = job.answer.send(attached);
+        match job {
+            Job::Attach {
+                socket,
+                common,
+                answer,
+            } => {
+                let _taken = answer.send(vfio_user::attach(socket, &common, services));
+            }
+            Job::Map {
+                kind,
+                file,
+                ram_bytes,
+                answer,
+            } => {
+                let _taken = answer.send(Image::map(kind, file, ram_bytes));
+            }
+        }
     }
 }

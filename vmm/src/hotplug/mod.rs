@@ -12,6 +12,7 @@
 //! | `table` | which devices are there, in which state |
 //! | `tasks` | on which threads is done what waits |
 //! | `supervisor` | how the supervisor is asked for a device server and told to end one |
+//! | `images` | how what is to be booted next is had |
 //! | `slots` | how a slot's interrupts reach the guest |
 //! | `ready` | when the guest has turned a device on |
 //! | `metrics` | what is counted of them, for the metrics socket |
@@ -26,6 +27,7 @@ mod metrics;
 mod report;
 mod listen;
 mod worker;
+mod images;
 mod attacher;
 mod slots;
 mod ready;
@@ -36,5 +38,6 @@ pub mod supervisor;
 
 pub use attacher::Attacher;
 pub use devices::{DeviceError, Devices, Machine};
+pub use images::ImageError;
 pub use listen::watch_connections;
 pub use metrics::registry;

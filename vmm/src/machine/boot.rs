@@ -2,7 +2,9 @@
 //!
 //! There is no firmware. A bzImage is entered at its 64-bit entry (Linux x86 boot protocol 2.12 and later), an ELF file
 //! at its PVH entry. The same steps run again at every guest reset, from what the files hold then: they are mapped at
-//! start (`memory/boot_file.rs`), since a process in its jail opens no file, and no copy of them stays in memory.
+//! start (`memory/boot_file.rs`), since a process in its jail opens no file, and no copy of them stays in memory. What
+//! the supervisor lends later to boot next is mapped in the same way.
+//! A kernel is looked at before anything is written: `plan` says where all of it goes, from its file alone.
 //!
 //! | Guest address | What |
 //! |---|---|
@@ -22,8 +24,10 @@ mod memory_map;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Debug;
 use std::fs::File;
-use std::io::{self, Cursor};
+use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -41,24 +45,36 @@ const COMMAND_LINE: u64 = 0x2_0000;
 /// Where kernels begin: above everything that a PC keeps below 1 MiB.
 const HIGH_MEMORY: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
+/// Zeros are written in pieces of this size.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
-/// A kernel and its initrd.
+/// A kernel or an initrd.
 #[derive(Debug)]
-pub struct Images {
-    kernel: BootFile,
-    initrd: Option<BootFile>,
+pub struct Image {
+    file: BootFile,
+    /// Dropped after the file, for who has to know.
+    _kept: Option<Box<dyn Debug + Send + Sync>>,
 }
 
-/// The files and texts that a machine boots from, at each reset.
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// The kernel.
+    Kernel,
+    /// The initrd.
+    Initrd,
+}
+
+/// The files and the text that a machine boots from, at each reset.
 #[derive(Debug)]
 pub struct BootFiles {
-    images: Images,
-    append: String,
-    acpi: Vec<u8>,
+    /// The kernel.
+    pub kernel: Image,
+    /// Its initrd.
+    pub initrd: Option<Image>,
+    /// Its command line.
+    pub append: String,
 }
-
-/// A kernel as it is read.
-type Image<'a> = Cursor<&'a [u8]>;
 
 /// A kernel cannot be booted.
 #[derive(Debug, thiserror::Error)]
@@ -98,9 +114,6 @@ pub enum BootError {
         /// Kernel or initrd.
         what: &'static str,
     },
-    /// The loader found something wrong.
-    #[error("Load the kernel")]
-    Load(#[source] linux_loader::loader::Error),
     /// Kernel and initrd are larger than memory.
     #[error(
         "Boot the kernel: {what} needs {needs_mib} MiB, and {has_mib} MiB are left for it; give more memory with -m"
@@ -114,7 +127,7 @@ pub enum BootError {
         has_mib: u64,
     },
     /// The command line is longer than this kernel takes.
-    #[error("Boot the kernel: -append has {has} bytes, this kernel takes {limit}")]
+    #[error("Boot the kernel: its command line has {has} bytes, this kernel takes {limit}")]
     CommandLine {
         /// What was given.
         has: usize,
@@ -126,13 +139,22 @@ pub enum BootError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// A kernel in memory.
-struct Loaded {
+/// Where a kernel goes, and what it needs there.
+struct Plan {
+    segments: Vec<Segment>,
     /// First byte that it does not need while it starts.
     end: u64,
     /// Highest address that its initrd may end at.
     initrd_limit: u64,
     kind: Kind,
+}
+
+/// A piece of a kernel. All of it is RAM, and all of its part of the file is there.
+struct Segment {
+    start: u64,
+    file: Range<usize>,
+    /// At least as long as the part of the file. The rest is zero.
+    memory_len: u64,
 }
 
 enum Kind {
@@ -147,116 +169,170 @@ struct Initrd {
     len: u64,
 }
 
-impl Images {
-    /// Maps both files. `ram_bytes`: what the guest has, of which neither can need more.
-    pub fn map(
-        kernel: OwnedFd,
-        initrd: Option<OwnedFd>,
-        ram_bytes: u64,
-    ) -> Result<Images, BootError> {
-        let initrd = initrd.map(|file| map_whole("initrd", "the initrd", file, ram_bytes));
-        Ok(Images {
-            kernel: map_whole("kernel", "the kernel", kernel, ram_bytes)?,
-            initrd: initrd.transpose()?,
+impl Image {
+    /// Maps the whole file. `ram_bytes`: what the guest has, of which no image can need more.
+    pub fn map(kind: ImageKind, file: OwnedFd, ram_bytes: u64) -> Result<Image, BootError> {
+        let failed = |source| BootError::Read {
+            what: kind.name(),
+            source,
+        };
+        let file = File::from(file);
+        let len = file.metadata().map_err(failed)?.len();
+        if len > ram_bytes {
+            return Err(BootError::NoRoom {
+                what: kind.noun(),
+                needs_mib: mib(len),
+                has_mib: ram_bytes >> 20,
+            });
+        }
+        let len = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
+        Ok(Image {
+            file: BootFile::map(file.as_fd(), len).map_err(failed)?,
+            _kept: None,
         })
     }
-}
 
-fn map_whole(
-    name: &'static str,
-    what: &'static str,
-    file: OwnedFd,
-    ram_bytes: u64,
-) -> Result<BootFile, BootError> {
-    let failed = |source| BootError::Read { what: name, source };
-    let file = File::from(file);
-    let len = file.metadata().map_err(failed)?.len();
-    if len > ram_bytes {
-        return Err(BootError::NoRoom {
-            what,
-            needs_mib: mib(len),
-            has_mib: ram_bytes >> 20,
-        });
+    /// The same, and this is dropped when it is used no more.
+    pub fn keeping(self, kept: impl Debug + Send + Sync + 'static) -> Image {
+        Image {
+            _kept: Some(Box::new(kept)),
+            ..self
+        }
     }
-    let len = usize::try_from(len).map_err(|_| failed(io::ErrorKind::FileTooLarge.into()))?;
-    BootFile::map(file.as_fd(), len).map_err(failed)
 }
 
-/// What a boot file holds now, for as long as it is loaded.
-fn read(what: &'static str, file: &BootFile) -> Result<Vec<u8>, BootError> {
-    let read = file.copy();
-    read.map_err(|source| match source.raw_os_error() {
-        Some(libc::EFAULT) => BootError::Shorter { what },
-        _ => BootError::Read { what, source },
-    })
-}
-
-impl BootFiles {
-    /// Takes kernel and initrd, the command line and the ACPI tables (`acpi::tables`).
-    pub fn new(images: Images, append: String, acpi: Vec<u8>) -> BootFiles {
-        BootFiles {
-            images,
-            append,
-            acpi,
+impl ImageKind {
+    /// As options and arguments call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ImageKind::Kernel => "kernel",
+            ImageKind::Initrd => "initrd",
         }
     }
 
-    /// Writes everything into guest memory and says where the first vCPU begins.
-    pub fn load(&self, memory: &GuestMemoryMmap, ram: &[RamRegion]) -> Result<CpuState, BootError> {
-        let low_end = ram
-            .iter()
-            .map(|region| region.gpa + region.len)
-            .find(|end| *end <= 1 << 32)
-            .unwrap_or(0);
-        let loaded = self.load_kernel(memory, low_end)?;
-        let initrd = self.load_initrd(memory, &loaded, low_end)?;
+    fn noun(self) -> &'static str {
+        match self {
+            ImageKind::Kernel => "the kernel",
+            ImageKind::Initrd => "the initrd",
+        }
+    }
+}
+
+/// What a boot file holds now, for as long as it is loaded.
+fn read(kind: ImageKind, image: &Image) -> Result<Vec<u8>, BootError> {
+    let what = kind.name();
+    image
+        .file
+        .copy()
+        .map_err(|source| match source.raw_os_error() {
+            Some(libc::EFAULT) => BootError::Shorter { what },
+            _ => BootError::Read { what, source },
+        })
+}
+
+impl BootFiles {
+    /// Whether [`Self::load`] will find a kernel that it can boot in this memory. Writes nothing.
+    pub fn check(&self, ram: &[RamRegion]) -> Result<(), BootError> {
+        let low_end = low_end(ram);
+        let (_, plan) = self.read_kernel(low_end)?;
+        let initrd = self.initrd.as_ref();
+        initrd.map_or(Ok(()), |image| {
+            place_initrd(image.file.len_bytes(), &plan, low_end).map(drop)
+        })
+    }
+
+    /// Writes everything into guest memory, with the ACPI tables (`acpi::tables`), and says where the first vCPU begins.
+    pub fn load(
+        &self,
+        memory: &GuestMemoryMmap,
+        ram: &[RamRegion],
+        acpi: &[u8],
+    ) -> Result<CpuState, BootError> {
+        let low_end = low_end(ram);
+        let plan = self.load_kernel(memory, low_end)?;
+        let initrd = self.load_initrd(memory, &plan, low_end)?;
         let mut command_line = self.append.clone().into_bytes();
         command_line.push(0);
         memory.write_slice(&command_line, GuestAddress(COMMAND_LINE))?;
-        memory.write_slice(&self.acpi, GuestAddress(acpi::TABLES_START))?;
-        match loaded.kind {
+        memory.write_slice(acpi, GuestAddress(acpi::TABLES_START))?;
+        match plan.kind {
             Kind::BzImage(header) => bzimage::enter(*header, memory, ram, initrd),
             Kind::Pvh { entry } => elf::enter(entry, memory, ram, initrd),
         }
     }
 
-    fn load_kernel(&self, memory: &GuestMemoryMmap, low_end: u64) -> Result<Loaded, BootError> {
-        let bytes = read("kernel", &self.images.kernel)?;
-        let mut kernel = Cursor::new(bytes.as_slice());
-        if bytes.starts_with(b"\x7fELF") {
-            elf::load(&mut kernel, memory, low_end)
+    fn read_kernel(&self, low_end: u64) -> Result<(Vec<u8>, Plan), BootError> {
+        let bytes = read(ImageKind::Kernel, &self.kernel)?;
+        let plan = if bytes.starts_with(b"\x7fELF") {
+            elf::plan(&bytes, low_end)
         } else {
-            bzimage::load(&mut kernel, memory, low_end, self.append.len())
-        }
+            bzimage::plan(&bytes, low_end, self.append.len())
+        };
+        Ok((bytes, plan?))
     }
 
-    /// At the end of RAM below 4 GiB, or lower if the kernel says so.
+    fn load_kernel(&self, memory: &GuestMemoryMmap, low_end: u64) -> Result<Plan, BootError> {
+        let (bytes, plan) = self.read_kernel(low_end)?;
+        // What is not in the file: after a reset it holds what the last kernel left there.
+        for segment in &plan.segments {
+            let in_file = segment.file.len() as u64;
+            let rest = segment.memory_len.saturating_sub(in_file);
+            zero(memory, segment.start + in_file, rest)?;
+        }
+        for segment in &plan.segments {
+            let content = bytes.get(segment.file.clone()).unwrap_or_default();
+            memory.write_slice(content, GuestAddress(segment.start))?;
+        }
+        Ok(plan)
+    }
+
     fn load_initrd(
         &self,
         memory: &GuestMemoryMmap,
-        loaded: &Loaded,
+        plan: &Plan,
         low_end: u64,
     ) -> Result<Initrd, BootError> {
-        let Some(file) = &self.images.initrd else {
+        let Some(image) = &self.initrd else {
             return Ok(Initrd::default());
         };
-        let image = read("initrd", file)?;
-        let len = image.len() as u64;
-        let limit = low_end.min(loaded.initrd_limit.saturating_add(1));
-        let room = limit.saturating_sub(loaded.end);
-        let start = limit
-            .checked_sub(len.next_multiple_of(PAGE))
-            .map(|start| start - start % PAGE);
-        let Some(start) = start.filter(|start| *start >= loaded.end) else {
-            return Err(BootError::NoRoom {
-                what: "the initrd",
-                needs_mib: mib(len),
-                has_mib: room >> 20,
-            });
-        };
-        memory.write_slice(&image, GuestAddress(start))?;
-        Ok(Initrd { start, len })
+        let bytes = read(ImageKind::Initrd, image)?;
+        let initrd = place_initrd(bytes.len() as u64, plan, low_end)?;
+        memory.write_slice(&bytes, GuestAddress(initrd.start))?;
+        Ok(initrd)
     }
+}
+
+/// Where RAM below 4 GiB ends.
+fn low_end(ram: &[RamRegion]) -> u64 {
+    let mut ends = ram.iter().map(|region| region.gpa + region.len);
+    ends.find(|end| *end <= 1 << 32).unwrap_or(0)
+}
+
+/// At the end of RAM below 4 GiB, or lower if the kernel says so.
+fn place_initrd(len: u64, plan: &Plan, low_end: u64) -> Result<Initrd, BootError> {
+    let limit = low_end.min(plan.initrd_limit.saturating_add(1));
+    let start = limit
+        .checked_sub(len.next_multiple_of(PAGE))
+        .map(|start| start - start % PAGE);
+    match start.filter(|start| *start >= plan.end) {
+        Some(start) => Ok(Initrd { start, len }),
+        None => Err(BootError::NoRoom {
+            what: ImageKind::Initrd.noun(),
+            needs_mib: mib(len),
+            has_mib: limit.saturating_sub(plan.end) >> 20,
+        }),
+    }
+}
+
+fn zero(memory: &GuestMemoryMmap, start: u64, len: u64) -> Result<(), BootError> {
+    let mut at = start;
+    let end = start + len;
+    while at < end {
+        let piece = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        memory.write_slice(ZEROS.split_at(piece).0, GuestAddress(at))?;
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 /// Fills `data` from `offset` of a kernel; one that ends before is none.

@@ -49,6 +49,11 @@ impl BootFile {
         })
     }
 
+    /// Its length in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len as u64
+    }
+
     /// What the file holds now. Fails if it has become shorter, or cannot be read.
     pub fn copy(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -12,7 +12,7 @@ use super::connection::version;
 use super::envelope::Request;
 use super::errors::QmpError;
 use super::events::Event;
-use super::machine::{After, Devices, Inventory, RunControl, RunState};
+use super::machine::{After, BootControl, BootRequest, Devices, Inventory, RunControl, RunState};
 use super::schema::{NOTHING, Schema, Shape};
 use super::shapes;
 use crate::config::properties;
@@ -29,6 +29,8 @@ pub struct Context {
     pub inventory: Arc<dyn Inventory>,
     /// Plugging and unplugging.
     pub devices: Arc<dyn Devices>,
+    /// What it boots.
+    pub boot: Arc<dyn BootControl>,
 }
 
 impl std::fmt::Debug for Context {
@@ -76,9 +78,9 @@ pub(super) fn run(context: &Context, request: Request) -> Result<Outcome, QmpErr
     Ok(outcome)
 }
 
-/// Whether a command asks a device server, so that others should not wait for it.
+/// Whether a command asks a device server, or the supervisor for a file, so that others should not wait for it.
 pub(super) fn is_slow(command: &str) -> bool {
-    matches!(command, "device_add" | "query-pci")
+    matches!(command, "device_add" | "query-pci" | "set-boot-files")
 }
 
 struct Command {
@@ -169,6 +171,18 @@ const COMMANDS: &[Command] = &[
         run: |context, _| Ok(context.inventory.sandbox().into()),
     },
     Command {
+        name: "query-boot-files",
+        arguments: NOTHING,
+        answer: shapes::BOOT_FILES,
+        run: |context, _| Ok(context.boot.describe().into()),
+    },
+    Command {
+        name: "set-boot-files",
+        arguments: shapes::SET_BOOT_FILES,
+        answer: NOTHING,
+        run: set_boot_files,
+    },
+    Command {
         name: "stop",
         arguments: NOTHING,
         answer: NOTHING,
@@ -224,7 +238,7 @@ const COMMANDS: &[Command] = &[
     },
 ];
 
-/// For a command that acts and takes nothing: it must not act on a request that is refused.
+/// For a command that acts and takes nothing more: it must not act on a request that is refused.
 fn bare(
     arguments: &mut Arguments,
     act: impl FnOnce() -> Result<(), QmpError>,
@@ -302,6 +316,15 @@ fn device_del(context: &Context, arguments: &mut Arguments) -> Result<Outcome, Q
     let force = arguments.flag("force")?;
     arguments.none()?;
     context.devices.remove(&id, force).map(Outcome::then)
+}
+
+fn set_boot_files(context: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {
+    let request = BootRequest {
+        kernel: arguments.string("kernel")?,
+        initrd: arguments.optional_string("initrd")?,
+        append: arguments.optional_string("append")?,
+    };
+    bare(arguments, || context.boot.choose(request))
 }
 
 fn list_properties(_: &Context, arguments: &mut Arguments) -> Result<Outcome, QmpError> {

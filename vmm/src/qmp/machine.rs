@@ -85,3 +85,23 @@ pub trait Devices: Send + Sync {
     /// end of that is an event, so that the event always follows the answer.
     fn remove(&self, id: &str, force: bool) -> Result<After, QmpError>;
 }
+
+/// What to boot at the next reset. The paths are those of the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootRequest {
+    /// A bzImage or an ELF file with a PVH note.
+    pub kernel: String,
+    /// Its initrd; none if it has none.
+    pub initrd: Option<String>,
+    /// Its command line; none for the one in force.
+    pub append: Option<String>,
+}
+
+/// Choosing what the machine boots.
+pub trait BootControl: Send + Sync {
+    /// Takes this at the next reset, in place of what was chosen before. When it returns, all of it was read and can be
+    /// booted; an error changes nothing.
+    fn choose(&self, request: BootRequest) -> Result<(), QmpError>;
+    /// What is in force and what was chosen, as `query-boot-files` answers.
+    fn describe(&self) -> Value;
+}

@@ -1,8 +1,8 @@
 //! The QMP sockets: who is connected, and the two threads that serve them.
 //!
 //! One thread waits for sockets and never runs a command. Two threads run commands, one after another in the order they
-//! came: one those that ask a device server (a `device_add` may take more than a minute), one all others, so that nobody's
-//! `quit` waits for somebody's device. The commands of one client never overtake each other. Events may come from any
+//! came: one those that ask a device server or for a file (a `device_add` may take more than a minute), one all others, so that
+//! nobody's `quit` waits for somebody's device. The commands of one client never overtake each other. Events may come from any
 //! thread: they are queued and sent as far as the socket takes them without waiting, so no client can delay the machine.
 //! A client that closes its sending side is still answered (`echo ... | socat`), then dropped.
 //! Limits: [`MAX_CLIENTS`]; commands per second (`pace.rs`); per client those of `connection.rs`.

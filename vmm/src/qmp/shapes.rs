@@ -84,6 +84,28 @@ pub(super) const DEVICE_DEL: Shape = Shape::Object(
     "q_device_del",
     &[required("id", Shape::Str), optional("force", Shape::Bool)],
 );
+/// `set-boot-files`: ours.
+pub(super) const SET_BOOT_FILES: Shape = Shape::Object(
+    "q_set_boot_files",
+    &[
+        required("kernel", Shape::Str),
+        optional("initrd", Shape::Str),
+        optional("append", Shape::Str),
+    ],
+);
+/// `query-boot-files`: ours.
+pub(super) const BOOT_FILES: Shape = Shape::Object(
+    "BootFilesInfo",
+    &[required("in-force", BOOT), optional("next", BOOT)],
+);
+const BOOT: Shape = Shape::Object(
+    "BootFiles",
+    &[
+        required("kernel", Shape::Str),
+        optional("initrd", Shape::Str),
+        required("append", Shape::Str),
+    ],
+);
 /// `device-list-properties`.
 pub(super) const LIST_PROPERTIES: Shape =
     Shape::Object("q_list_properties", &[required("typename", Shape::Str)]);

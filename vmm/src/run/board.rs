@@ -1,10 +1,12 @@
 //! The machine: what it is made of, how it is built, and how it begins anew at a reset.
 
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use kvm_bindings::CpuId;
 
+use super::boot_choice::BootChoice;
 use super::processors::{Held, Processors};
 use super::stages::Stages;
 use super::{Inherited, RunError, io};
@@ -15,11 +17,11 @@ use crate::hotplug::supervisor::Supervisor;
 use crate::hotplug::{Attacher, Devices, Machine, watch_connections};
 use crate::kvm::vcpu_set::VcpuContext;
 use crate::kvm::{Vcpu, VcpuSet, Vm};
-use crate::machine::boot::{BootError, BootFiles, Images};
+use crate::machine::boot::{BootError, BootFiles, Image, ImageKind};
 use crate::machine::power::{self, Power, StopRequest, StopRequests};
 use crate::machine::serial::{SerialPort, SerialWire};
 use crate::machine::{acpi, cpuid};
-use crate::memory::layout::{self, GuestLayout};
+use crate::memory::layout;
 use crate::memory::ram::GuestRam;
 use crate::pci::{PciHost, PciWindows};
 use crate::qmp::server::Server;
@@ -30,14 +32,12 @@ use crate::vfio_user::VmServices;
 pub(super) struct Board {
     vm: Arc<Vm>,
     ram: Arc<GuestRam>,
-    layout: GuestLayout,
     pub(super) pci: Arc<PciHost>,
     pub(super) power: Arc<Power>,
     pub(super) serial: Vec<Arc<SerialPort>>,
     pub(super) devices: Arc<Devices>,
     pub(super) vcpus: Arc<Processors>,
-    files: BootFiles,
-    kernel: PathBuf,
+    pub(super) boot: Arc<BootChoice>,
     pub(super) stop: Arc<StopRequests>,
     pub(super) events: Arc<EventLoop>,
 }
@@ -52,9 +52,8 @@ impl Board {
         stages: &Stages,
     ) -> Result<Board, RunError> {
         // 1. The virtual machine and its memory, and what it boots from.
-        let kernel = config.kernel.clone();
-        let images = Images::map(inherited.kernel, inherited.initrd, config.memory.size_bytes);
-        let images = images.map_err(cannot_boot(&kernel))?;
+        let files = boot_files(config, inherited.kernel, inherited.initrd)
+            .map_err(cannot_boot(&config.kernel))?;
         let vm = Vm::new(inherited.kvm)?;
         let cpuid = vm.supported_cpuid()?;
         let layout = layout::place(
@@ -111,18 +110,17 @@ impl Board {
             mmio64: layout.mmio64,
             last_bus: pci.last_bus(),
         };
-        let files = BootFiles::new(images, config.append.clone(), acpi::tables(&board));
+        let tables = acpi::tables(&board);
+        let boot = BootChoice::new(config, files, &devices, &layout.ram, tables);
         Ok(Board {
             vm,
             ram,
-            layout,
             pci,
             power,
             serial,
             devices,
             vcpus,
-            files,
-            kernel,
+            boot: Arc::new(boot),
             stop,
             events,
         })
@@ -132,11 +130,7 @@ impl Board {
     pub(super) fn power_on(&mut self, vcpus: &Held<'_>) -> Result<(), RunError> {
         vcpus.for_each(Vcpu::reset)?;
         self.pci.program()?;
-        let ram = self.ram.guest_memory();
-        let entry = self
-            .files
-            .load(ram, &self.layout.ram)
-            .map_err(cannot_boot(&self.kernel))?;
+        let entry = self.boot.load(&self.ram)?;
         let mut first = true;
         vcpus.for_each(|vcpu| {
             if std::mem::take(&mut first) {
@@ -166,6 +160,22 @@ impl Board {
         vcpus.resume();
         Ok(())
     }
+}
+
+/// What the command line names, as the supervisor opened it.
+fn boot_files(
+    config: &Config,
+    kernel: OwnedFd,
+    initrd: Option<OwnedFd>,
+) -> Result<BootFiles, BootError> {
+    let map = |kind, file| Image::map(kind, file, config.memory.size_bytes);
+    Ok(BootFiles {
+        kernel: map(ImageKind::Kernel, kernel)?,
+        initrd: initrd
+            .map(|file| map(ImageKind::Initrd, file))
+            .transpose()?,
+        append: config.append.clone(),
+    })
 }
 
 fn cannot_boot(kernel: &Path) -> impl FnOnce(BootError) -> RunError {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory_map::{Piece, RAM, RESERVED, pieces};
-use super::{BootError, BootFiles, HIGH_MEMORY, Images};
+use super::{BootError, BootFiles, HIGH_MEMORY, Image, ImageKind};
 use crate::kvm::CpuState;
 use crate::memory::layout::{RAM_HIGH_START, RAM_LOW_END, RamRegion};
 
@@ -36,11 +36,26 @@ fn boot(
     mib: u64,
 ) -> (Result<CpuState, BootError>, GuestMemoryMmap) {
     let (memory, regions) = ram(mib);
-    let images = Images::map(file(kernel), initrd.map(file), mib * MIB);
-    let state = images.and_then(|images| {
-        BootFiles::new(images, "console=ttyS0".to_owned(), vec![1, 2, 3]).load(&memory, &regions)
+    let state = files(kernel, initrd, mib).and_then(|files| {
+        // What a check says holds when it comes to loading.
+        let checked = files.check(&regions).map_err(|error| error.to_string());
+        let loaded = files.load(&memory, &regions, &[1, 2, 3]);
+        let load = loaded.as_ref().map(drop).map_err(ToString::to_string);
+        assert_eq!(checked, load);
+        loaded
     });
     (state, memory)
+}
+
+fn files(kernel: &[u8], initrd: Option<&[u8]>, mib: u64) -> Result<BootFiles, BootError> {
+    let map = |kind, content| Image::map(kind, file(content), mib * MIB);
+    Ok(BootFiles {
+        kernel: map(ImageKind::Kernel, kernel)?,
+        initrd: initrd
+            .map(|content| map(ImageKind::Initrd, content))
+            .transpose()?,
+        append: "console=ttyS0".to_owned(),
+    })
 }
 
 /// A setup header of protocol 2.15 with one sector of setup, then 4096 bytes of kernel.
@@ -141,9 +156,8 @@ fn elf_is_entered_at_its_pvh_entry_with_a_start_info() {
 fn elf_memory_beyond_its_file_is_zero_after_a_reset() {
     let (memory, regions) = ram(64);
     memory.write_obj(0xffu8, GuestAddress(0x100_1fff)).unwrap();
-    let images = Images::map(file(&elf(true)), None, 64 * MIB).unwrap();
-    let files = BootFiles::new(images, String::new(), Vec::new());
-    files.load(&memory, &regions).unwrap();
+    let files = files(&elf(true), None, 64).unwrap();
+    files.load(&memory, &regions, &[]).unwrap();
     assert_eq!(memory.read_obj::<u8>(GuestAddress(0x100_1fff)).unwrap(), 0);
 }
 
@@ -152,11 +166,14 @@ fn kernel_file_that_is_cut_after_the_start_fails_a_reset_and_not_the_process() {
     let (memory, regions) = ram(64);
     let kernel = file(&bzimage());
     let cut = std::fs::File::from(kernel.try_clone().unwrap());
-    let images = Images::map(kernel, None, 64 * MIB).unwrap();
-    let files = BootFiles::new(images, String::new(), Vec::new());
-    files.load(&memory, &regions).unwrap();
+    let files = BootFiles {
+        kernel: Image::map(ImageKind::Kernel, kernel, 64 * MIB).unwrap(),
+        initrd: None,
+        append: String::new(),
+    };
+    files.load(&memory, &regions, &[]).unwrap();
     cut.set_len(0).unwrap();
-    let refused = files.load(&memory, &regions).unwrap_err();
+    let refused = files.load(&memory, &regions, &[]).unwrap_err();
     assert!(
         matches!(refused, BootError::Shorter { what: "kernel" }),
         "{refused}"
@@ -168,7 +185,7 @@ fn file_larger_than_memory_is_not_read() {
     let kernel = file(b"MZ");
     let sparse = std::fs::File::from(kernel.try_clone().unwrap());
     sparse.set_len(1 << 50).unwrap();
-    let refused = Images::map(kernel, None, 64 * MIB).unwrap_err();
+    let refused = Image::map(ImageKind::Kernel, kernel, 64 * MIB).unwrap_err();
     assert!(
         matches!(refused, BootError::NoRoom { has_mib: 64, .. }),
         "{refused}"
@@ -249,6 +266,36 @@ fn old_bzimage_without_64_bit_entry_is_refused() {
         boot(&image, None, 64).0.unwrap_err(),
         BootError::Unsupported(_)
     ));
+}
+
+#[test]
+fn command_line_longer_than_the_kernel_takes_is_refused() {
+    let (_, regions) = ram(64);
+    let mut files = files(&bzimage(), None, 64).unwrap();
+    files.append = "x".repeat(2048);
+    let refused = files.check(&regions).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            BootError::CommandLine {
+                has: 2048,
+                limit: 2047
+            }
+        ),
+        "{refused}"
+    );
+}
+
+/// Nothing that a file says makes a check panic, or lets through what loading then refuses.
+#[test]
+fn kernels_with_any_byte_changed_are_loaded_as_checked() {
+    for kernel in [bzimage(), elf(true)] {
+        for at in 0..kernel.len().min(0x420) {
+            let mut changed = kernel.clone();
+            changed[at] ^= 0xff;
+            let _same = boot(&changed, None, 32);
+        }
+    }
 }
 
 #[test]

@@ -81,17 +81,26 @@ impl Devices for Noted {
     }
 }
 
+impl BootControl for Noted {
+    fn choose(&self, request: BootRequest) -> Result<(), QmpError> {
+        self.note(&format!("boot {request:?}"));
+        Ok(())
+    }
+    fn describe(&self) -> Value {
+        let boot = json!({"kernel": "/boot/vmlinuz", "append": ""});
+        json!({"in-force": boot.clone(), "next": boot})
+    }
+}
+
 fn execute(machine: &Arc<Noted>, text: &str) -> Result<Value, QmpError> {
-    let (control, inventory, devices) = (
-        Arc::clone(machine),
-        Arc::clone(machine),
-        Arc::clone(machine),
-    );
+    let (control, inventory) = (Arc::clone(machine), Arc::clone(machine));
+    let (devices, boot) = (Arc::clone(machine), Arc::clone(machine));
     run(
         &Context {
             control,
             inventory,
             devices,
+            boot,
         },
         Request::parse(text.as_bytes()).unwrap(),
     )
@@ -111,6 +120,29 @@ fn quit_with_an_unknown_argument_is_refused_and_does_not_quit() {
     let error = execute(&machine, r#"{"execute":"quit","arguments":{"now":true}}"#).unwrap_err();
     assert_eq!(error.desc, "Parameter 'now' is unexpected");
     assert!(machine.0.lock().unwrap().is_empty());
+}
+
+#[test]
+fn set_boot_files_acts_on_what_is_right_and_on_nothing_else() {
+    for (arguments, words) in [
+        (r#"{}"#, "Parameter 'kernel' is missing"),
+        (r#"{"kernel":5}"#, "type for 'kernel'"),
+        (r#"{"kernel":"/k","initrd":null}"#, "type for 'initrd'"),
+        (r#"{"kernel":"/k","append":["a"]}"#, "type for 'append'"),
+        (r#"{"kernel":"/k","dtb":"/d"}"#, "'dtb' is unexpected"),
+    ] {
+        let machine = Arc::default();
+        let text = format!(r#"{{"execute":"set-boot-files","arguments":{arguments}}}"#);
+        let error = execute(&machine, &text).unwrap_err();
+        assert!(error.desc.contains(words), "{}", error.desc);
+        assert!(machine.0.lock().unwrap().is_empty(), "{arguments}");
+    }
+    let machine = Arc::default();
+    let text = r#"{"execute":"set-boot-files","arguments":{"kernel":"/k","append":"quiet"}}"#;
+    execute(&machine, text).unwrap();
+    let expected =
+        r#"boot BootRequest { kernel: "/k", initrd: None, append: Some("quiet") }"#.to_owned();
+    assert_eq!(*machine.0.lock().unwrap(), [expected]);
 }
 
 #[test]

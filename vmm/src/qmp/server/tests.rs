@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::super::errors::QmpError;
-use super::super::machine::{After, Cpu, Devices, Inventory, RunControl, RunState};
+use super::super::machine::{
+    After, BootControl, BootRequest, Cpu, Devices, Inventory, RunControl, RunState,
+};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -108,6 +110,15 @@ impl Peer {
     }
 }
 
+impl BootControl for Idle {
+    fn choose(&self, _: BootRequest) -> Result<(), QmpError> {
+        Ok(())
+    }
+    fn describe(&self) -> Value {
+        json!({})
+    }
+}
+
 /// Adding a device takes until the test says so.
 struct Slow(Mutex<Receiver<()>>);
 
@@ -134,6 +145,7 @@ fn serve_with(name: &str, devices: Arc<dyn Devices>) -> (Server, std::path::Path
         control: Arc::new(Idle),
         inventory: Arc::new(Idle),
         devices,
+        boot: Arc::new(Idle),
     };
     server.start(&Threads::free(), queue, context).unwrap();
     server.listen(vec![listener.into()]).unwrap();
