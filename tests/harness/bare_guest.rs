@@ -40,6 +40,19 @@ const WAIT: &[u8] = &[
     0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec,
 ];
 
+/// `program`, once it has said on the serial port: this byte, the first of its command line, and how many initrds it has, as a
+/// digit.
+///
+/// mov dx, 0x3f8; mov al, name; out dx, al; mov ecx, [ebx + cmdline_paddr]; mov al, [ecx]; out dx, al; mov al, [ebx + nr_modules];
+/// add al, '0'; out dx, al.
+pub fn after_its_name(name: u8, program: &[u8]) -> Vec<u8> {
+    let says = [
+        0x66, 0xba, 0xf8, 0x03, 0xb0, name, 0xee, 0x8b, 0x4b, 0x18, 0x8a, 0x01, 0xee, 0x8a, 0x43,
+        0x0c, 0x04, b'0', 0xee,
+    ];
+    [&says, program].concat()
+}
+
 /// `program`, once a byte came over the serial port.
 pub fn after_a_byte(program: &[u8]) -> Vec<u8> {
     [WAIT, program].concat()

@@ -88,8 +88,8 @@ impl Guest {
         self
     }
 
-    /// The VMM's arguments that boot this guest; the initrd is made in `folder`.
-    pub fn arguments(&self, folder: &Path) -> Result<Vec<String>> {
+    /// What boots this guest; the initrd is made in `folder`.
+    pub fn boot_files(&self, folder: &Path) -> Result<BootFiles> {
         let initrd = folder.join("initrd");
         let mut files = vec![("lab-script".to_owned(), self.script.clone().into_bytes())];
         if self.with_probe {
@@ -99,19 +99,28 @@ impl Guest {
             ));
         }
         initrd::extend(&self.initrd, &files, &initrd)?;
-        let path = |path: &Path| path.display().to_string();
         let append = if self.plain {
             self.append.clone()
         } else {
             format!("{FEWER_TESTS_AT_BOOT} {}", self.append)
         };
+        Ok(BootFiles {
+            kernel: self.kernel.display().to_string(),
+            initrd: initrd.display().to_string(),
+            append,
+        })
+    }
+
+    /// The VMM's arguments that boot this guest; the initrd is made in `folder`.
+    pub fn arguments(&self, folder: &Path) -> Result<Vec<String>> {
+        let boot = self.boot_files(folder)?;
         let words = [
             "-kernel",
-            &path(&self.kernel),
+            &boot.kernel,
             "-initrd",
-            &path(&initrd),
+            &boot.initrd,
             "-append",
-            &append,
+            &boot.append,
         ];
         Ok(words.map(str::to_owned).to_vec())
     }
@@ -121,6 +130,14 @@ fn environment_path(name: &str) -> PathBuf {
     std::env::var_os(name)
         .map(PathBuf::from)
         .unwrap_or_else(|| PathBuf::from(format!("(${name} is not set)")))
+}
+
+/// What a guest boots from, as options and QMP take it.
+#[derive(Debug, Clone)]
+pub struct BootFiles {
+    pub kernel: String,
+    pub initrd: String,
+    pub append: String,
 }
 
 /// What a guest printed, from its first line on.

@@ -6,6 +6,7 @@ mod nvme;
 mod e1000e;
 mod two_devices;
 mod machine;
+mod kernel_upgrade;
 mod fast_path;
 mod confinement;
 mod tables;

@@ -9,3 +9,4 @@ mod junk;
 mod sockets;
 mod clients;
 mod ends;
+mod boot_files;

@@ -20,7 +20,7 @@ from shapes import Shapes
 PATIENCE_S = 90
 QUERIES = (
     "query-version", "query-name", "query-status", "query-kvm", "query-cpus-fast", "query-memory-size-summary", "query-pci",
-    "query-hotplug", "query-vfio-user", "query-sandbox", "query-commands", "query-qmp-schema",
+    "query-hotplug", "query-vfio-user", "query-sandbox", "query-boot-files", "query-commands", "query-qmp-schema",
 )
 REFUSED = (
     ("no-such-command", {}, "CommandNotFound"),
@@ -32,6 +32,7 @@ REFUSED = (
     ("device_add", {"id": "x"}, "GenericError"),
     ("device_list_properties", {"typename": "vfio-pci"}, "CommandNotFound"),
     ("device-list-properties", {"typename": "e1000"}, "DeviceNotFound"),
+    ("set-boot-files", {"kernel": "/etc/hostname"}, "GenericError"),
 )
 
 
@@ -179,8 +180,11 @@ async def client_that_leaves(leaving, staying, device, linux):
 
 
 async def reset(client, device, linux):
-    """A guest that was reset turns the device on again."""
+    """A guest that was reset, into what was chosen, turns the device on again."""
     await plug(client, "kept", device, linux)
+    same = (await client.execute("query-boot-files"))["in-force"]
+    check("set-boot-files", await client.execute("set-boot-files", **same), {})
+    check("chosen", (await client.execute("query-boot-files"))["next"], same)
     await client.execute("system_reset")
     check("RESET", await client.event("RESET"), {"guest": False, "reason": "host-qmp-system-reset"})
     if linux:
