@@ -4,7 +4,7 @@
 //! at its PVH entry. The same steps run again at every guest reset, from what the files hold then: they are mapped at
 //! start (`memory/boot_file.rs`), since a process in its jail opens no file, and no copy of them stays in memory. What
 //! the supervisor lends later to boot next is mapped in the same way.
-//! A kernel is looked at before anything is written: `plan` says where all of it goes, from its file alone.
+//! A kernel that shall boot later is tried at once, in memory that no guest sees: what a reset does then has been done before.
 //!
 //! | Guest address | What |
 //! |---|---|
@@ -26,8 +26,7 @@ mod tests;
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::io;
-use std::ops::Range;
+use std::io::{self, Cursor};
 use std::os::fd::{AsFd, OwnedFd};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -45,8 +44,6 @@ const COMMAND_LINE: u64 = 0x2_0000;
 /// Where kernels begin: above everything that a PC keeps below 1 MiB.
 const HIGH_MEMORY: u64 = 0x10_0000;
 const PAGE: u64 = 4096;
-/// Zeros are written in pieces of this size.
-static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A kernel or an initrd.
 #[derive(Debug)]
@@ -75,6 +72,9 @@ pub struct BootFiles {
     /// Its command line.
     pub append: String,
 }
+
+/// A kernel as it is read.
+type KernelBytes<'a> = Cursor<&'a [u8]>;
 
 /// A kernel cannot be booted.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +114,18 @@ pub enum BootError {
         /// Kernel or initrd.
         what: &'static str,
     },
+    /// The loader found something wrong.
+    #[error("Load the kernel")]
+    Load(#[source] linux_loader::loader::Error),
+    /// There is no memory to try a kernel in.
+    #[error("Try the kernel in {mib} MiB of memory")]
+    Trial {
+        /// As much as the guest has below 4 GiB; only what the kernel fills is used.
+        mib: u64,
+        /// Why.
+        #[source]
+        source: vm_memory::mmap::FromRangesError,
+    },
     /// Kernel and initrd are larger than memory.
     #[error(
         "Boot the kernel: {what} needs {needs_mib} MiB, and {has_mib} MiB are left for it; give more memory with -m"
@@ -139,22 +151,13 @@ pub enum BootError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// Where a kernel goes, and what it needs there.
-struct Plan {
-    segments: Vec<Segment>,
+/// A kernel in memory.
+struct Loaded {
     /// First byte that it does not need while it starts.
     end: u64,
     /// Highest address that its initrd may end at.
     initrd_limit: u64,
     kind: Kind,
-}
-
-/// A piece of a kernel. All of it is RAM, and all of its part of the file is there.
-struct Segment {
-    start: u64,
-    file: Range<usize>,
-    /// At least as long as the part of the file. The rest is zero.
-    memory_len: u64,
 }
 
 enum Kind {
@@ -231,13 +234,20 @@ fn read(kind: ImageKind, image: &Image) -> Result<Vec<u8>, BootError> {
 }
 
 impl BootFiles {
-    /// Whether [`Self::load`] will find a kernel that it can boot in this memory. Writes nothing.
+    /// Whether [`Self::load`] will find a kernel that it can boot in this memory. Loads it into other memory, which takes as much as
+    /// the kernel needs and is given back.
     pub fn check(&self, ram: &[RamRegion]) -> Result<(), BootError> {
         let low_end = low_end(ram);
-        let (_, plan) = self.read_kernel(low_end)?;
+        let trial = |source| BootError::Trial {
+            mib: mib(low_end),
+            source,
+        };
+        let size = usize::try_from(low_end).unwrap_or(usize::MAX);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).map_err(trial)?;
+        let loaded = self.load_kernel(&memory, low_end)?;
         let initrd = self.initrd.as_ref();
         initrd.map_or(Ok(()), |image| {
-            place_initrd(image.file.len_bytes(), &plan, low_end).map(drop)
+            place_initrd(image.file.len_bytes(), &loaded, low_end).map(drop)
         })
     }
 
@@ -249,54 +259,39 @@ impl BootFiles {
         acpi: &[u8],
     ) -> Result<CpuState, BootError> {
         let low_end = low_end(ram);
-        let plan = self.load_kernel(memory, low_end)?;
-        let initrd = self.load_initrd(memory, &plan, low_end)?;
+        let loaded = self.load_kernel(memory, low_end)?;
+        let initrd = self.load_initrd(memory, &loaded, low_end)?;
         let mut command_line = self.append.clone().into_bytes();
         command_line.push(0);
         memory.write_slice(&command_line, GuestAddress(COMMAND_LINE))?;
         memory.write_slice(acpi, GuestAddress(acpi::TABLES_START))?;
-        match plan.kind {
+        match loaded.kind {
             Kind::BzImage(header) => bzimage::enter(*header, memory, ram, initrd),
             Kind::Pvh { entry } => elf::enter(entry, memory, ram, initrd),
         }
     }
 
-    fn read_kernel(&self, low_end: u64) -> Result<(Vec<u8>, Plan), BootError> {
+    fn load_kernel(&self, memory: &GuestMemoryMmap, low_end: u64) -> Result<Loaded, BootError> {
         let bytes = read(ImageKind::Kernel, &self.kernel)?;
-        let plan = if bytes.starts_with(b"\x7fELF") {
-            elf::plan(&bytes, low_end)
+        let mut kernel = Cursor::new(bytes.as_slice());
+        if bytes.starts_with(b"\x7fELF") {
+            elf::load(&mut kernel, memory, low_end)
         } else {
-            bzimage::plan(&bytes, low_end, self.append.len())
-        };
-        Ok((bytes, plan?))
-    }
-
-    fn load_kernel(&self, memory: &GuestMemoryMmap, low_end: u64) -> Result<Plan, BootError> {
-        let (bytes, plan) = self.read_kernel(low_end)?;
-        // What is not in the file: after a reset it holds what the last kernel left there.
-        for segment in &plan.segments {
-            let in_file = segment.file.len() as u64;
-            let rest = segment.memory_len.saturating_sub(in_file);
-            zero(memory, segment.start + in_file, rest)?;
+            bzimage::load(&mut kernel, memory, low_end, self.append.len())
         }
-        for segment in &plan.segments {
-            let content = bytes.get(segment.file.clone()).unwrap_or_default();
-            memory.write_slice(content, GuestAddress(segment.start))?;
-        }
-        Ok(plan)
     }
 
     fn load_initrd(
         &self,
         memory: &GuestMemoryMmap,
-        plan: &Plan,
+        loaded: &Loaded,
         low_end: u64,
     ) -> Result<Initrd, BootError> {
         let Some(image) = &self.initrd else {
             return Ok(Initrd::default());
         };
         let bytes = read(ImageKind::Initrd, image)?;
-        let initrd = place_initrd(bytes.len() as u64, plan, low_end)?;
+        let initrd = place_initrd(bytes.len() as u64, loaded, low_end)?;
         memory.write_slice(&bytes, GuestAddress(initrd.start))?;
         Ok(initrd)
     }
@@ -309,30 +304,19 @@ fn low_end(ram: &[RamRegion]) -> u64 {
 }
 
 /// At the end of RAM below 4 GiB, or lower if the kernel says so.
-fn place_initrd(len: u64, plan: &Plan, low_end: u64) -> Result<Initrd, BootError> {
-    let limit = low_end.min(plan.initrd_limit.saturating_add(1));
+fn place_initrd(len: u64, loaded: &Loaded, low_end: u64) -> Result<Initrd, BootError> {
+    let limit = low_end.min(loaded.initrd_limit.saturating_add(1));
     let start = limit
         .checked_sub(len.next_multiple_of(PAGE))
         .map(|start| start - start % PAGE);
-    match start.filter(|start| *start >= plan.end) {
+    match start.filter(|start| *start >= loaded.end) {
         Some(start) => Ok(Initrd { start, len }),
         None => Err(BootError::NoRoom {
             what: ImageKind::Initrd.noun(),
             needs_mib: mib(len),
-            has_mib: limit.saturating_sub(plan.end) >> 20,
+            has_mib: limit.saturating_sub(loaded.end) >> 20,
         }),
     }
-}
-
-fn zero(memory: &GuestMemoryMmap, start: u64, len: u64) -> Result<(), BootError> {
-    let mut at = start;
-    let end = start + len;
-    while at < end {
-        let piece = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        memory.write_slice(ZEROS.split_at(piece).0, GuestAddress(at))?;
-        at += piece as u64;
-    }
-    Ok(())
 }
 
 /// Fills `data` from `offset` of a kernel; one that ends before is none.

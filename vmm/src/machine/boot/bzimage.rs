@@ -3,12 +3,13 @@
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
+use linux_loader::loader::{BzImage, KernelLoader};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory_map::pieces;
 use super::{
-    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Initrd, Kind, PAGE_TABLES, Plan, Segment, ZERO_PAGE,
-    mib, read_at,
+    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Initrd, KernelBytes, Kind, Loaded, PAGE_TABLES,
+    ZERO_PAGE, mib, read_at,
 };
 use crate::kvm::CpuState;
 use crate::kvm::vcpu::LONG_MODE_GDT;
@@ -25,8 +26,6 @@ const XLF_KERNEL_64: u16 = 1;
 const ENTRY_64: u64 = 0x200;
 /// type_of_loader: none of the registered ones.
 const LOADER_UNDEFINED: u8 = 0xff;
-/// loadflags: the kernel is loaded at 1 MiB and above.
-const LOADED_HIGH: u8 = 1;
 /// loadflags: the heap is usable.
 const CAN_USE_HEAP: u8 = 0x80;
 const HEAP_END: u16 = 0xfe00;
@@ -36,10 +35,29 @@ const DEFAULT_SETUP_SECTS: u64 = 4;
 const TABLE: u64 = 0x3;
 const LARGE_PAGE: u64 = 0x83;
 
-/// Where everything of it goes.
-pub(super) fn plan(image: &[u8], low_end: u64, append_len: usize) -> Result<Plan, BootError> {
-    let setup_len = check_header(image)?;
-    let header = setup_header(image)?;
+pub(super) fn load(
+    image: &mut KernelBytes<'_>,
+    memory: &GuestMemoryMmap,
+    low_end: u64,
+    append_len: usize,
+) -> Result<Loaded, BootError> {
+    check_header(image.get_ref())?;
+    let loaded = BzImage::load(memory, Some(GuestAddress(HIGH_MEMORY)), image, None);
+    let len = image.get_ref().len() as u64;
+    let room = low_end.saturating_sub(HIGH_MEMORY);
+    let no_room = |needs| BootError::NoRoom {
+        what: "the kernel",
+        needs_mib: mib(needs),
+        has_mib: room >> 20,
+    };
+    let loaded = loaded.map_err(|error| {
+        if len > room {
+            no_room(len)
+        } else {
+            BootError::Load(error)
+        }
+    })?;
+    let header = loaded.setup_header.ok_or(BootError::NotAKernel)?;
     let limit = usize::try_from(header.cmdline_size).unwrap_or(usize::MAX);
     if append_len > limit {
         return Err(BootError::CommandLine {
@@ -47,48 +65,25 @@ pub(super) fn plan(image: &[u8], low_end: u64, append_len: usize) -> Result<Plan
             limit,
         });
     }
-    let kernel = image.get(setup_len..).ok_or(BootError::NotAKernel)?;
     // It unpacks itself to its preferred address, where it needs init_size bytes.
     let unpacked = header
         .pref_address
         .max(HIGH_MEMORY)
         .saturating_add(u64::from(header.init_size));
-    let end = unpacked.max(HIGH_MEMORY + kernel.len() as u64);
+    let end = unpacked.max(loaded.kernel_end);
     if end > low_end {
-        return Err(BootError::NoRoom {
-            what: "the kernel",
-            needs_mib: mib(end - HIGH_MEMORY),
-            has_mib: low_end.saturating_sub(HIGH_MEMORY) >> 20,
-        });
+        return Err(no_room(end - HIGH_MEMORY));
     }
     let initrd_limit = u64::from(header.initrd_addr_max);
-    Ok(Plan {
-        segments: vec![Segment {
-            start: HIGH_MEMORY,
-            file: setup_len..image.len(),
-            memory_len: kernel.len() as u64,
-        }],
+    Ok(Loaded {
         end,
         initrd_limit,
         kind: Kind::BzImage(Box::new(header)),
     })
 }
 
-/// The header, which is handed to the kernel again.
-fn setup_header(image: &[u8]) -> Result<setup_header, BootError> {
-    let mut header = setup_header::default();
-    read_at(image, SETUP_HEADER, header.as_mut_slice())?;
-    if header.loadflags & LOADED_HIGH == 0 {
-        return Err(BootError::Unsupported(
-            "this is a zImage, which is loaded below 1 MiB; take a bzImage",
-        ));
-    }
-    header.code32_start = u32::try_from(HIGH_MEMORY).unwrap_or(u32::MAX);
-    Ok(header)
-}
-
-/// Whether the file is whole, and whether there is a 64-bit entry. Gives the length of the setup code, behind which the kernel begins.
-fn check_header(image: &[u8]) -> Result<usize, BootError> {
+/// What linux-loader does not look at: whether the file is whole, and whether there is a 64-bit entry.
+fn check_header(image: &[u8]) -> Result<(), BootError> {
     let mut header = [0; 0x4f];
     read_at(image, SETUP_HEADER, &mut header)?;
     let at = |offset: usize, len: usize| {
@@ -116,13 +111,12 @@ fn check_header(image: &[u8]) -> Result<usize, BootError> {
         sectors => sectors,
     };
     // syssize counts paragraphs of 16 bytes.
-    let setup_len = (sectors + 1) * 512;
-    let needs = setup_len + number(0x1f4, 4) * 16;
+    let needs = (sectors + 1) * 512 + number(0x1f4, 4) * 16;
     let has = image.len() as u64;
     if has < needs {
         return Err(BootError::Truncated { has, needs });
     }
-    usize::try_from(setup_len).map_err(|_| BootError::NotAKernel)
+    Ok(())
 }
 
 /// Writes the zero page, segments and page tables.

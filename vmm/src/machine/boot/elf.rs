@@ -1,18 +1,18 @@
 //! An ELF kernel (vmlinux), entered at its PVH entry (Xen docs/misc/pvh.pandoc, "x86/HVM direct boot ABI").
 
-use std::ops::Range;
-
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::elf::start_info::{
     hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
 };
+use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::memory_map::pieces;
 use super::{
-    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Initrd, Kind, PVH_START_INFO, Plan, Segment, mib,
-    read_at,
+    BootError, COMMAND_LINE, GDT, HIGH_MEMORY, Initrd, KernelBytes, Kind, Loaded, PVH_START_INFO,
+    mib, read_at,
 };
 use crate::kvm::CpuState;
 use crate::kvm::vcpu::PROTECTED_GDT;
@@ -24,80 +24,66 @@ const START_MAGIC: u32 = 0x336e_c578;
 const START_VERSION: u32 = 1;
 const MODULES: u64 = PVH_START_INFO + 0x80;
 const MEMORY_MAP: u64 = PVH_START_INFO + 0x100;
-/// ELF-64: class, byte order, and where the program headers are (System V ABI, "ELF Header").
+/// ELF-64: class, and where the program headers are (System V ABI, "ELF Header").
 const ELFCLASS64: u8 = 2;
-const ELFDATA2LSB: u8 = 1;
 const PHENTSIZE: u64 = 56;
 /// More than any kernel has.
 const MAX_PROGRAM_HEADERS: u64 = 64;
 const PT_LOAD: u64 = 1;
-const PT_NOTE: u64 = 4;
-/// `XEN_ELFNOTE_PHYS32_ENTRY`.
-const PVH_ENTRY_NOTE: u64 = 18;
+/// Zeros are written in pieces of this size.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
-/// Where everything of it goes.
-pub(super) fn plan(image: &[u8], low_end: u64) -> Result<Plan, BootError> {
-    let headers = program_headers(image)?;
-    let mut segments = Vec::new();
-    for header in headers.iter().filter(|header| header.kind == PT_LOAD) {
-        segments.push(segment(header, low_end)?);
+pub(super) fn load(
+    image: &mut KernelBytes<'_>,
+    memory: &GuestMemoryMmap,
+    low_end: u64,
+) -> Result<Loaded, BootError> {
+    for segment in segments(image.get_ref())? {
+        let room = low_end.saturating_sub(HIGH_MEMORY);
+        let end = segment.start.checked_add(segment.memory_len);
+        let fits = segment.start >= HIGH_MEMORY && end.is_some_and(|end| end <= low_end);
+        if !fits && end.is_none_or(|end| end > low_end) {
+            let needs_mib = mib(end.unwrap_or(u64::MAX) - HIGH_MEMORY);
+            return Err(BootError::NoRoom {
+                what: "the kernel",
+                needs_mib,
+                has_mib: room >> 20,
+            });
+        }
+        if !fits {
+            return Err(BootError::Unsupported(
+                "this ELF file has a segment below 1 MiB",
+            ));
+        }
+        // What is not in the file: after a reset it holds what the last kernel left there.
+        let rest = segment.memory_len.saturating_sub(segment.file_len);
+        zero(memory, segment.start + (segment.memory_len - rest), rest)?;
     }
-    let note = |header: &&ProgramHeader| header.kind == PT_NOTE;
-    let mut notes = headers.iter().filter(note);
-    let entry = notes.find_map(|header| pvh_entry(image.get(header.file.clone())?));
-    let Some(entry) = entry else {
+    let loaded =
+        Elf::load(memory, None, image, Some(GuestAddress(HIGH_MEMORY))).map_err(BootError::Load)?;
+    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         return Err(BootError::Unsupported(
             "this ELF kernel has no PVH entry; build it with CONFIG_PVH=y or give its bzImage",
         ));
     };
-    let ends = segments
-        .iter()
-        .map(|segment| segment.start + segment.memory_len);
-    Ok(Plan {
-        end: ends.max().unwrap_or(HIGH_MEMORY),
+    Ok(Loaded {
+        end: loaded.kernel_end,
         initrd_limit: u64::MAX,
-        kind: Kind::Pvh { entry },
-        segments,
+        kind: Kind::Pvh { entry: entry.0 },
     })
 }
 
-/// One entry of the program header table.
-struct ProgramHeader {
-    kind: u64,
+struct Segment {
     start: u64,
-    /// What it has of the file, all of which is there.
-    file: Range<usize>,
+    file_len: u64,
     memory_len: u64,
 }
 
-/// A loadable segment that fits into memory.
-fn segment(header: &ProgramHeader, low_end: u64) -> Result<Segment, BootError> {
-    let memory_len = header.memory_len.max(header.file.len() as u64);
-    let end = header.start.checked_add(memory_len);
-    if end.is_none_or(|end| end > low_end) {
-        return Err(BootError::NoRoom {
-            what: "the kernel",
-            needs_mib: mib(end.unwrap_or(u64::MAX).saturating_sub(HIGH_MEMORY)),
-            has_mib: low_end.saturating_sub(HIGH_MEMORY) >> 20,
-        });
-    }
-    if header.start < HIGH_MEMORY {
-        return Err(BootError::Unsupported(
-            "this ELF file has a segment below 1 MiB",
-        ));
-    }
-    Ok(Segment {
-        start: header.start,
-        file: header.file.clone(),
-        memory_len,
-    })
-}
-
-/// The program headers, each wholly in the file.
-fn program_headers(image: &[u8]) -> Result<Vec<ProgramHeader>, BootError> {
+/// The loadable segments, each wholly in the file.
+fn segments(image: &[u8]) -> Result<Vec<Segment>, BootError> {
     let mut header = [0; 64];
     read_at(image, 0, &mut header)?;
-    if header[4] != ELFCLASS64 || header[5] != ELFDATA2LSB {
+    if header[4] != ELFCLASS64 {
         return Err(BootError::NotAKernel);
     }
     let (table, entry_len, count) = (
@@ -109,7 +95,7 @@ fn program_headers(image: &[u8]) -> Result<Vec<ProgramHeader>, BootError> {
         return Err(BootError::NotAKernel);
     }
     let has = image.len() as u64;
-    let mut headers = Vec::new();
+    let mut segments = Vec::new();
     for index in 0..count {
         let mut entry = [0; 56];
         let at = table
@@ -122,36 +108,19 @@ fn program_headers(image: &[u8]) -> Result<Vec<ProgramHeader>, BootError> {
             });
         }
         read_at(image, at, &mut entry)?;
-        let offset = number(&entry, 8, 8);
-        let needs = offset.saturating_add(number(&entry, 32, 8));
+        let needs = number(&entry, 8, 8).saturating_add(number(&entry, 32, 8));
         if needs > has {
             return Err(BootError::Truncated { has, needs });
         }
-        let in_file = |offset| usize::try_from(offset).map_err(|_| BootError::NotAKernel);
-        headers.push(ProgramHeader {
-            kind: number(&entry, 0, 4),
-            start: number(&entry, 24, 8),
-            file: in_file(offset)?..in_file(needs)?,
-            memory_len: number(&entry, 40, 8),
-        });
-    }
-    Ok(headers)
-}
-
-/// The entry in a list of notes (System V ABI, "Note Section"), if there is one.
-fn pvh_entry(mut notes: &[u8]) -> Option<u64> {
-    loop {
-        let (header, rest) = notes.split_at_checked(12)?;
-        let name_len = usize::try_from(number(header, 0, 4)).ok()?;
-        let value_len = usize::try_from(number(header, 4, 4)).ok()?;
-        let (name, rest) = rest.split_at_checked(name_len.next_multiple_of(4))?;
-        let value = rest.get(..value_len)?;
-        if number(header, 8, 4) == PVH_ENTRY_NOTE && name == b"Xen\0" && value_len >= 4 {
-            return Some(number(value, 0, 4));
+        if number(&entry, 0, 4) == PT_LOAD {
+            segments.push(Segment {
+                start: number(&entry, 24, 8),
+                file_len: number(&entry, 32, 8),
+                memory_len: number(&entry, 40, 8),
+            });
         }
-        // The padding of the last one may be missing.
-        notes = rest.get(value_len.next_multiple_of(4)..)?;
     }
+    Ok(segments)
 }
 
 fn number(bytes: &[u8], offset: usize, len: usize) -> u64 {
@@ -161,6 +130,17 @@ fn number(bytes: &[u8], offset: usize, len: usize) -> u64 {
         .take(len)
         .rev()
         .fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn zero(memory: &GuestMemoryMmap, start: u64, len: u64) -> Result<(), BootError> {
+    let mut at = start;
+    let end = start + len;
+    while at < end {
+        let piece = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        memory.write_slice(ZEROS.split_at(piece).0, GuestAddress(at))?;
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 /// Writes the start info, its lists, and segments.
