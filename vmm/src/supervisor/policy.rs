@@ -130,7 +130,8 @@ impl Policy {
 
     /// Whether the VM may have this image. Paths are compared as they are written, like those of sockets.
     pub(super) fn check_image(&self, path: &str) -> Result<(), Denied> {
-        if self.images.contains(Path::new(path)) {
+        // A `Path` takes `//` and `/./` for `/`.
+        if self.images.iter().any(|image| image.as_os_str() == path) {
             Ok(())
         } else {
             Err(Denied::Image(PathBuf::from(path)))
@@ -249,6 +250,9 @@ mod tests {
         for path in [
             "/boot/vmlinuz-6.1",
             "/boot/../boot/vmlinuz",
+            "/boot//vmlinuz",
+            "/boot/./vmlinuz",
+            "/boot/vmlinuz/",
             "/boot/vmlinuz/../shadow",
             "/boot",
             "/run/x.sock",
