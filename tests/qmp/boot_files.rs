@@ -42,7 +42,14 @@ impl Images {
         Ok(path)
     }
 
-    /// A VM that boots `program`, once it has said 0.
+    /// One that says A, and an initrd.
+    fn kernel_and_initrd(&mut self) -> Result<(String, String)> {
+        let (kernel, initrd) = (self.kernel('A', HALT)?, self.allowed("initrd"));
+        fs::write(&initrd, [7; 10_000])?;
+        Ok((kernel, initrd))
+    }
+
+    /// A VM that boots `program`.
     fn machine(&self, program: &[u8]) -> Result<Machine> {
         let mut arguments = vec!["-append", "first"];
         for rule in &self.rules {
@@ -78,9 +85,7 @@ fn chosen(qmp: &mut Qmp) -> Result<Value> {
 #[ignore = "needs /dev/kvm: scripts/test"]
 fn chosen_kernel_is_booted_at_the_next_reset_and_at_those_after_it() -> Result<()> {
     let mut images = Images::new()?;
-    let kernel = images.kernel('A', HALT)?;
-    let initrd = images.allowed("initrd");
-    fs::write(&initrd, [7; 10_000])?;
+    let (kernel, initrd) = images.kernel_and_initrd()?;
     let machine = images.machine(HALT)?;
     let mut qmp = machine.client()?;
     said(&machine, "0f0")?;
@@ -204,9 +209,7 @@ fn images_of(pid: u32) -> Result<(usize, usize)> {
 #[ignore = "needs /dev/kvm: scripts/test"]
 fn hundred_choices_leave_one() -> Result<()> {
     let mut images = Images::new()?;
-    let kernel = images.kernel('A', HALT)?;
-    let initrd = images.allowed("initrd");
-    fs::write(&initrd, [7; 10_000])?;
+    let (kernel, initrd) = images.kernel_and_initrd()?;
     let machine = images.machine(HALT)?;
     let mut qmp = machine.client()?;
     for _ in 0..100 {
