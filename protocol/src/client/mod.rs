@@ -141,7 +141,8 @@ impl Client {
 
     /// From now on reads and writes of regions have no timer of their own, which makes them a tenth faster: their
     /// deadline holds only, to within [`limits::WATCH_PERIOD`], while another thread polls [`Self::poll_fd`] and calls
-    /// [`Self::service`]. Queries, maps and resets keep theirs. A twin socket is served by [`Self::service`] alone. For a
+    /// [`Self::service`]. Queries, maps and resets keep theirs. A twin socket is served by [`Self::service`] alone, and where there
+    /// is one, a server that ends only the main socket is noticed within that period, too. For a
     /// VMM, once such a thread runs; one that itself accesses the device will not do.
     ///
     /// # Errors
