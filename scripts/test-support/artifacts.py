@@ -14,7 +14,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 BINARIES = TARGET / "release"
 STAGE = TARGET / "lab-stage"
-GUEST_PROBE = BINARIES / "guest-probe"
 
 
 def environment():
@@ -23,28 +22,29 @@ def environment():
 
 
 def build():
-    """The release binaries, and the guest's program, which is linked statically. Gives (ok, no output)."""
-    commands = (
-        ["cargo", "build", "--release", "--locked", "--package", "vmm", "--package", "device-server"],
-        ["cargo", "rustc", "--release", "--locked", "--package", "tests", "--bin", "guest-probe", "--", "-C", "target-feature=+crt-static"],
-    )
-    return all(processor_time.run(words, cwd=ROOT).returncode == 0 for words in commands), ""
+    """The release binaries. Gives (ok, no output)."""
+    words = ["cargo", "build", "--release", "--locked", "--package", "vmm", "--package", "device-server"]
+    return processor_time.run(words, cwd=ROOT).returncode == 0, ""
 
 
 def stage_tests():
-    """Folder with the test executables of the `tests` package under their own names, and the guest's program."""
-    words = ["cargo", "test", "--no-run", "--locked", "--quiet", "--package", "tests", "--tests", "--message-format=json-render-diagnostics"]
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit("scripts/test: the tests do not compile: see above")
+    """Makes the folder STAGE: the test executables of the `tests` package under their own names, and the guest's program. Gives (ok, no output)."""
     shutil.rmtree(STAGE, ignore_errors=True)
     STAGE.mkdir(parents=True)
+    # The guest's program is linked statically, with the libraries of the tests and after them, which leave one of its name that is not.
+    probe = ("rustc", "--bin", "guest-probe", "--", "-C", "target-feature=+crt-static", "-C", "opt-level=3", "-C", "strip=debuginfo")
+    return stage("test", "test", "--no-run", "--tests") and stage("bin", *probe), ""
+
+
+def stage(kind, command, *options):
+    """Copies what cargo makes of the `tests` package, and is of this kind, into STAGE."""
+    words = ["cargo", command, "--locked", "--quiet", "--package", "tests", "--message-format=json-render-diagnostics", *options]
+    done = processor_time.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for line in done.stdout.splitlines():
         message = json.loads(line)
-        if message["reason"] == "compiler-artifact" and message["executable"] and message["target"]["kind"] == ["test"]:
+        if message["reason"] == "compiler-artifact" and message["executable"] and message["target"]["kind"] == [kind]:
             shutil.copy2(message["executable"], STAGE / message["target"]["name"])
-    shutil.copy2(GUEST_PROBE, STAGE / "guest-probe")
-    return STAGE
+    return done.returncode == 0
 
 
 def stage_qmp_client():

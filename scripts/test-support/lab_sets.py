@@ -109,8 +109,7 @@ SETS = (
     # Logs, metrics, users, control groups and the rights of a user without privilege are asked of one kernel.
     LabSet("kernel 7", "7", ("passthrough",), skip=("confinement::", "telemetry::", "unprivileged::")),
     LabSet("iommufd", OWN_KERNEL, ("passthrough", "hotplug", "isolation", "vfio-user"), memory=2560, only=IOMMUFD_TESTS),
-    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, skip=("many::", "client::", "errors::", *CROSSINGS)),
-    LabSet("hotplug errors", "6.1", ("hotplug",), memory=2560, options=ERRORS, only=("errors::",)),
+    LabSet("hotplug 6.1", "6.1", ("hotplug",), memory=2560, options=ERRORS, skip=("many::", "client::", *CROSSINGS)),
     LabSet("hotplug crossings", "6.1", ("hotplug",), memory=2560, only=CROSSINGS),
     # Ten times, about 25 s each where nothing else runs; scripts/soak does it 200 times.
     LabSet("hotplug slots", "6.1", ("hotplug",), memory=2560, options=EIGHT_CONTROLLERS, only=("many::",), timeout=2400),
@@ -155,13 +154,13 @@ def available_memory_mib():
     return 0
 
 
-def run(lab_set, staged, name_filter):
+def run(lab_set, name_filter):
     """Runs all tests of the set in one lab machine. Gives (ok, output, names of the tests that did not pass the first time)."""
     skips = [word for name in lab_set.skip for word in ("--skip", name)]
     only = [name_filter] if name_filter else list(lab_set.only)
     arguments, shown, late = [*only, *skips], "", ()
     for number in range(1, TRIES + 1):
-        ok, output = boot(lab_set, staged, arguments, f"-try-{number}" if number > 1 else "")
+        ok, output = boot(lab_set, arguments, f"-try-{number}" if number > 1 else "")
         if ok and number == 1 and only == list(lab_set.only) and not re.search(r"^test result: ok\. [1-9]", output, re.MULTILINE):
             return False, f"{output}=== lab: {lab_set.name}: no test has a name with {' or '.join(only)}\n", ()
         if ok or number == TRIES:
@@ -193,7 +192,7 @@ def uncounted(output):
     return re.sub(r"^test result: ", "(of a machine that died) test result: ", output, flags=re.MULTILINE)
 
 
-def boot(lab_set, staged, arguments, suffix):
+def boot(lab_set, arguments, suffix):
     """Boots the lab once and runs the set's tests with these arguments. Gives (ok, output)."""
     # A test that fails does not keep the next executable from running.
     tests = " && ".join(f"run {name}" for name in lab_set.tests)
@@ -206,7 +205,7 @@ def boot(lab_set, staged, arguments, suffix):
         *(word.replace("{machine}", machine) for word in lab_set.options),
     ]
     for program in (*lab_set.tests, *lab_set.folders, "guest-probe"):
-        words += ["--copy-in", str(staged / program)]
+        words += ["--copy-in", str(STAGE / program)]
     words += ["--", "bash", "-c", script]
     results = TARGET / "lab-sets" / (name + suffix)
     results.mkdir(parents=True, exist_ok=True)

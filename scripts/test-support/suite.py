@@ -22,11 +22,13 @@ from artifacts import ROOT
 from lab_kernel import KernelBuild
 
 FUZZ_SECONDS = "4"
+# What is compiled at once: of either, half the time one crate waits for another.
+BUILDS = 2
 DEVICE_SERVER = "device server"
 DEMO = "demo"
 # The steps that take longest where three run at once, by time on two cores: begun last, one of them would run alone at the end.
 LONGEST = (
-    "lab: kernel 6.1", "lab: hotplug crossings", "lab: hotplug 6.1", "lab: iommufd", "lab: kernel 7", "lab: demo", "lab: services 6.1", "lab: services 7",
+    "tests", "lab: kernel 6.1", "lab: hotplug crossings", "lab: hotplug 6.1", "lab: iommufd", "lab: kernel 7", "lab: demo", "lab: services 6.1", "lab: services 7",
     "lab: manual 7", "fuzz", "lab: device server", "package", "lab: manual 6.1", "lab: hotplug slots", "lab: host reboot", "lab script", "bad vfio-user servers",
 )
 # Status of a script that cannot run on this machine.
@@ -47,16 +49,14 @@ def main():
 
 
 def run(options, report, own_kernel):
-    if not options.skip_check:
-        report.step("check", lambda: command("scripts/check"))
-    report.step("build", artifacts.build)
+    # cargo keeps what is checked and what is built apart, so neither waits for the other.
+    check = [] if options.skip_check else [("check", functools.partial(quietly, "scripts/check"), None)]
+    report.side_by_side([*check, ("build", artifacts.build, None), ("test executables", artifacts.stage_tests, None)], BUILDS)
     if report.failed:
         return report.end()
-    if not options.lab_only:
-        report.step("tests", lambda: command("cargo", "test", "--workspace", "--locked", "--quiet", "--no-fail-fast", environment=artifacts.environment()))
     if own_kernel:
         report.step("lab kernel", own_kernel.finish)
-    report.side_by_side(longest_first(steps(options)))
+    report.side_by_side(longest_first(steps(options)), lanes.count(lab_sets.at_once()))
     return report.end()
 
 
@@ -84,10 +84,9 @@ def longest_first(of):
 
 def steps(options):
     """What may run beside each other: (name, function or None, why it cannot run)."""
-    staged = artifacts.stage_tests()
     no_package = artifacts.stage_qmp_client()
     for lab_set in chosen(options):
-        yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, staged, options.test), lab_sets.why_not(lab_set)
+        yield f"lab: {lab_set.name}", functools.partial(lab_sets.run, lab_set, options.test), lab_sets.why_not(lab_set)
     if options.filter in DEMO and not options.test:
         yield f"lab: {DEMO}", functools.partial(in_labs, "scripts/demo"), None
     if options.filter in DEVICE_SERVER:
@@ -96,6 +95,7 @@ def steps(options):
         yield f"lab: {DEVICE_SERVER}", functools.partial(in_labs, *filter(None, words)), None
     if not options.lab_only:
         no_kvm = artifacts.why_no_kvm()
+        yield "tests", functools.partial(quietly, *"cargo test --workspace --locked --quiet --no-fail-fast".split()), None
         yield "fuzz", functools.partial(quietly, "scripts/fuzz", "--seconds", FUZZ_SECONDS), None
         yield "peer: QEMU's vfio-user client", functools.partial(ignored_tests, "interop"), artifacts.why_no_peer_qemu()
         yield "kvm", kvm_tests, no_kvm
@@ -106,16 +106,6 @@ def steps(options):
         yield "qmp: the official client", functools.partial(quietly, "scripts/qmp-client", str(artifacts.BINARIES)), no_kvm or no_package
         yield "package", package, artifacts.why_no_package()
         yield "lab script", functools.partial(ignored_tests, "lab"), None
-
-
-def command(*words, environment=None):
-    """Runs a command with its output shown; gives (ok, output of its tests)."""
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, errors="replace")
-    lines = []
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        lines.append(line)
-    return processor_time.wait(process) == 0, "".join(lines)
 
 
 def quietly(*words):
@@ -177,14 +167,13 @@ class Report:
         print(f"=== {name}", flush=True)
         self._add(name, *timed(run)())
 
-    def side_by_side(self, steps):
-        """Runs those steps that can be run, and says of the others why not."""
+    def side_by_side(self, steps, at_once):
+        """Runs, so many at once, those steps that can be run, and says of the others why not."""
         for name, _, reason in steps:
             if reason:
                 self._skipped += 1
                 self._lines.append(f"skip  {name}: {reason}")
                 print(f"=== {name}: skipped: {reason}", flush=True)
-        at_once = lanes.count(lab_sets.at_once())
         print(f"=== {at_once} at a time; what a step says is shown when it ends", flush=True)
         for name, (times, result) in lanes.run([(name, timed(run)) for name, run, reason in steps if not reason], at_once):
             print(f"=== {name}\n{result[1]}", end="", flush=True)
