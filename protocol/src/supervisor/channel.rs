@@ -1,4 +1,4 @@
-//! One packet at a time over the control socket, with its file descriptor.
+//! One packet at a time over the control socket, with its file descriptors.
 //!
 //! Never blocks: wait for the socket to be readable first. Neither side is trusted: packets and descriptor counts that
 //! are too large are errors, and a peer that does not read is one too.
@@ -14,6 +14,7 @@ use rustix::net::{
 };
 
 use super::MAX_CONTROL_BYTES;
+use super::order::MAX_ORDER_FDS;
 
 /// One end of the control socket.
 #[derive(Debug)]
@@ -30,6 +31,13 @@ pub enum Received {
     Closed,
 }
 
+/// The same, with all descriptors.
+pub(super) enum Packet {
+    Whole(Vec<u8>, Vec<OwnedFd>),
+    Empty,
+    Closed,
+}
+
 /// Why the control socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -42,7 +50,7 @@ pub enum ControlError {
         #[source]
         source: Errno,
     },
-    /// A packet larger than the limit, or more descriptors than one.
+    /// A packet larger than the limit, or more descriptors than it may have.
     #[error(
         "a control message is larger than {MAX_CONTROL_BYTES} bytes or carries more descriptors than it may"
     )]
@@ -70,12 +78,20 @@ impl ControlSocket {
 
     /// Sends one packet with at most one descriptor.
     pub fn send(&self, packet: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), ControlError> {
+        self.send_with(packet, fd.as_slice())
+    }
+
+    /// Sends one packet with at most `MAX_ORDER_FDS` descriptors.
+    pub(super) fn send_with(
+        &self,
+        packet: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), ControlError> {
         if packet.len() > MAX_CONTROL_BYTES {
             return Err(ControlError::TooLarge);
         }
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ORDER_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = fd.as_slice();
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(ControlError::TooLarge);
         }
@@ -92,23 +108,41 @@ impl ControlSocket {
 
     /// Receives one packet. With `take_fd` false a packet with a descriptor is an error, and the kernel closes it.
     pub fn receive(&self, take_fd: bool) -> Result<Received, ControlError> {
-        let mut packet = vec![0; MAX_CONTROL_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = if take_fd {
             RecvAncillaryBuffer::new(&mut space)
         } else {
             RecvAncillaryBuffer::default()
         };
+        Ok(match self.receive_into(&mut control, 1)? {
+            Packet::Whole(packet, fds) => Received::Packet(packet, fds.into_iter().next()),
+            Packet::Empty => Received::Empty,
+            Packet::Closed => Received::Closed,
+        })
+    }
+
+    /// Receives one packet with at most `MAX_ORDER_FDS` descriptors.
+    pub(super) fn receive_all(&self) -> Result<Packet, ControlError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ORDER_FDS))];
+        self.receive_into(&mut RecvAncillaryBuffer::new(&mut space), MAX_ORDER_FDS)
+    }
+
+    fn receive_into(
+        &self,
+        control: &mut RecvAncillaryBuffer<'_>,
+        max_fds: usize,
+    ) -> Result<Packet, ControlError> {
+        let mut packet = vec![0; MAX_CONTROL_BYTES];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let message = match rustix::net::recvmsg(
             &self.0,
             &mut [IoSliceMut::new(&mut packet)],
-            &mut control,
+            control,
             flags,
         ) {
             Ok(message) => message,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Empty),
-            Err(Errno::CONNRESET) => return Ok(Received::Closed),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Packet::Empty),
+            Err(Errno::CONNRESET) => return Ok(Packet::Closed),
             Err(source) => {
                 return Err(ControlError::Socket {
                     action: "receive",
@@ -130,15 +164,15 @@ impl ControlSocket {
         if message
             .flags
             .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-            || fds.len() > 1
+            || fds.len() > max_fds
         {
             return Err(ControlError::TooLarge);
         }
         if message.bytes == 0 {
-            return Ok(Received::Closed);
+            return Ok(Packet::Closed);
         }
         packet.truncate(message.bytes);
-        Ok(Received::Packet(packet, fds.into_iter().next()))
+        Ok(Packet::Whole(packet, fds))
     }
 }
 

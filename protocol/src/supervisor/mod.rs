@@ -1,4 +1,5 @@
 //! What a jailed VMM may ask of its supervisor: attach a device under an id, release it; open an image, close it. Nothing else.
+//! And what a supervisor tells a device server that waits for its device (`order`).
 //!
 //! One JSON text per packet of a SOCK_SEQPACKET pair, so that a packet is a whole message or an error. A request carries no
 //! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket, and so does the reply to an
@@ -7,6 +8,7 @@
 //! Not here: which devices and images a VMM may have (the supervisor's policy), rates and deadlines.
 //! Limits: `MAX_CONTROL_BYTES` per message, `MAX_ID_BYTES` per id, `MAX_SOCKET_PATH_BYTES` and `MAX_IMAGE_PATH_BYTES` per path.
 
+mod order;
 mod channel;
 mod reply;
 
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::pci::PciAddress;
 
 pub use channel::{ControlError, ControlSocket, Received};
+pub use order::{MAX_ORDER_FDS, Order, OrderError, OrderFds, Ordered};
 pub use reply::{MAX_REASON_BYTES, Reply};
 
 /// Largest message in bytes, either way. Source: an id and a socket path, every byte escaped, and the field names.
