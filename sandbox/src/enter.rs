@@ -130,13 +130,21 @@ impl Sandbox {
     }
 
     /// Filters system calls, for every thread. Nothing else can be given up after this.
-    pub fn close(mut self, calls: &Calls) -> Result<Enforced, EnterError> {
-        if self.mode != Mode::Off {
-            let filter = Filter::new(&calls.rules, &calls.refused);
-            let filtered = filter.and_then(|filter| filter.apply_to_process());
-            self.note("seccomp", filtered)?;
+    pub fn close(self, calls: &Calls) -> Result<Enforced, EnterError> {
+        if !self.filters() {
+            return Ok(self.enforced);
         }
-        Ok(self.enforced)
+        let filter = Filter::new(&calls.rules, &calls.refused);
+        let filtered = filter.and_then(|filter| filter.apply_to_process());
+        self.filtered(filtered)
+    }
+
+    /// The same with a filter that was made before.
+    pub fn close_with(self, filter: &Filter) -> Result<Enforced, EnterError> {
+        if !self.filters() {
+            return Ok(self.enforced);
+        }
+        self.filtered(filter.apply_to_process())
     }
 
     /// Whether threads are to be filtered at all.

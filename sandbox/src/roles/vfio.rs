@@ -61,15 +61,16 @@ pub enum Renewal {
     Node,
 }
 
-/// The role. `locked_bytes`: guest memory that will be pinned, if that is known. `log_to_file`: standard error is a regular
-/// file.
-pub fn role(
-    descriptors: &VfioDescriptors,
+/// What a server of so many devices gives up beside system calls. Which devices they are does not matter, so it can be given up
+/// before they are known. `locked_bytes`: guest memory that will be pinned, if that is known. `log_to_file`: standard error is
+/// a regular file.
+pub fn power(
+    devices: usize,
     locked_bytes: Option<u64>,
     log_to_file: bool,
     folders: Vec<Folder>,
-) -> Role {
-    let devices = u64::try_from(descriptors.devices.len()).unwrap_or(u64::MAX);
+) -> Power {
+    let devices = u64::try_from(devices).unwrap_or(u64::MAX);
     let mut limits = device_base::limits(
         DESCRIPTORS.saturating_add(devices.saturating_mul(DESCRIPTORS_PER_DEVICE)),
         log_to_file,
@@ -79,25 +80,44 @@ pub fn role(
         value: locked_bytes,
         why: "DMA maps pin guest memory, and nothing else is locked",
     });
+    Power {
+        role: "vfio",
+        limits,
+        folders,
+    }
+}
+
+/// The role: `power`, and system calls.
+pub fn role(
+    descriptors: &VfioDescriptors,
+    locked_bytes: Option<u64>,
+    log_to_file: bool,
+    folders: Vec<Folder>,
+) -> Role {
+    let calls = calls(descriptors, &folders);
+    let power = power(
+        descriptors.devices.len(),
+        locked_bytes,
+        log_to_file,
+        folders,
+    );
+    Role { power, calls }
+}
+
+/// What the server may call.
+pub fn calls(descriptors: &VfioDescriptors, folders: &[Folder]) -> Calls {
     let maps = match descriptors.iommu {
         IommuDescriptor::Type1(_) => FileMaps::Shared("dma: guest memory while MAP_DMA runs"),
         IommuDescriptor::Iommufd(_) => FileMaps::Never,
     };
-    let mut rules = device_base::rules(maps, &folders);
+    let mut rules = device_base::rules(maps, folders);
     rules.extend(iommu_rules(descriptors.iommu));
     rules.extend(descriptors.devices.iter().flat_map(|fd| device_rules(*fd)));
     rules.extend(renewal_rules(descriptors));
     let pinned: Vec<RawFd> = pinned(descriptors);
-    let refused = device_base::refused(&pinned, &folders);
+    let refused = device_base::refused(&pinned, folders);
     rules.extend(refused.iter().cloned());
-    Role {
-        power: Power {
-            role: "vfio",
-            limits,
-            folders,
-        },
-        calls: Calls { rules, refused },
-    }
+    Calls { rules, refused }
 }
 
 fn ioctl(fd: RawFd, command: u64, why: &'static str) -> Rule {
