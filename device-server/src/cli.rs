@@ -26,6 +26,8 @@ use crate::host::command::HostCommand;
 pub enum Task {
     /// Serve devices.
     Serve(Command),
+    /// Wait for the device to serve.
+    Wait(Spare),
     /// Answer the operator, and end.
     Host(HostCommand),
     /// Print what a server of PCI devices may do, and what this machine gives of it.
@@ -62,6 +64,17 @@ pub enum Devices {
         /// How it is confined.
         sandbox: SandboxArgs,
     },
+}
+
+/// Where to wait for the order that names the device, and how it will be served. What is about devices here is the order's.
+#[derive(Debug)]
+pub struct Spare {
+    /// How it logs and whom it tells that it is ready.
+    pub process: ProcessArgs,
+    /// How the device is opened.
+    pub options: VfioArgs,
+    /// The inherited socket.
+    pub order_fd: i32,
 }
 
 /// Options of every subcommand.
@@ -168,6 +181,17 @@ enum Kind {
         #[command(flatten)]
         devices: DeviceArgs,
     },
+    /// Be ready to serve a device that the supervisor of a VM will name: that and nobody else starts it
+    #[command(hide = true)]
+    Spare {
+        #[command(flatten)]
+        process: ProcessArgs,
+        #[command(flatten)]
+        options: VfioArgs,
+        /// Inherited socket on which the order comes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+        order_fd: i32,
+    },
     /// Serve the software test device
     Test {
         #[command(flatten)]
@@ -218,6 +242,22 @@ where
             Ok(Task::Serve(Command {
                 process,
                 devices: Devices::Vfio { devices, options },
+            }))
+        }
+        Kind::Spare {
+            process,
+            options,
+            order_fd,
+        } => {
+            let of_device = options.allow_no_reset || options.allow_noncoherent;
+            let given = options.container_fd.or(options.iommufd_fd).is_some();
+            if of_device || given || process.metrics.is_some() {
+                return Err(usage("what is about a device comes with its order"));
+            }
+            Ok(Task::Wait(Spare {
+                process,
+                options,
+                order_fd,
             }))
         }
         Kind::Test {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use device_server::cli::{self, ProcessArgs, Task};
 use device_server::host::command::execute;
 use device_server::ready::ReadyLine;
-use device_server::run::{adopt, run};
+use device_server::run::{RunError, adopt, run, spare};
 use device_server::serving::error_chain;
 use telemetry::log::LogError;
 use telemetry::service::passed_sockets;
@@ -19,22 +19,29 @@ const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let command = match cli::parse(&arguments, passed_sockets()) {
-        Ok(Task::Serve(command)) => command,
-        Ok(Task::Host(command)) => return execute(command),
-        Ok(Task::PrintSandbox) => return print_sandbox(),
+    match cli::parse(&arguments, passed_sockets()) {
+        Ok(Task::Serve(command)) => start(&command.process.clone(), |ready| run(command, ready)),
+        Ok(Task::Wait(spare)) => start(&spare.process.clone(), |ready| spare::run(spare, ready)),
+        Ok(Task::Host(command)) => execute(command),
+        Ok(Task::PrintSandbox) => print_sandbox(),
         Err(error) => {
             // Also --help and --version, which print to stdout and succeed.
             let _ = error.print();
-            return cli::usage_status(&arguments, &error).into();
+            cli::usage_status(&arguments, &error).into()
         }
-    };
-    if let Err(error) = start_log(&command.process) {
+    }
+}
+
+/// Starts the log, and runs a server to its end.
+fn start(
+    process: &ProcessArgs,
+    run: impl FnOnce(&mut Option<ReadyLine>) -> Result<(), RunError>,
+) -> ExitCode {
+    if let Err(error) = start_log(process) {
         eprintln!("bulkhead-device-server: {}", error_chain(&error));
         return BAD_USAGE.into();
     }
-    let mut ready = match command
-        .process
+    let mut ready = match process
         .ready_fd
         .map(|number| adopt("--ready-fd", number))
         .transpose()
@@ -45,7 +52,7 @@ fn main() -> ExitCode {
             return FAILED.into();
         }
     };
-    match run(command, &mut ready) {
+    match run(&mut ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = error_chain(&error);

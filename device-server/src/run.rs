@@ -9,8 +9,10 @@ use std::path::Path;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use protocol::limits;
+use protocol::supervisor::OrderError;
 use rustix::fs::FileType;
 use sandbox::enter::{self, EnterError, Sandbox};
+use sandbox::mechanisms::seccomp::Filter;
 use sandbox::profile::{Mode, Start};
 use sandbox::roles::vfio::{self, VfioDescriptors};
 use sandbox::roles::{Calls, Folder, Need, test_device};
@@ -29,6 +31,8 @@ use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, ServeError, Shutdown, Source};
 use crate::serving::Serving;
 
+pub mod spare;
+mod ahead;
 mod opening;
 
 pub use opening::adopt;
@@ -70,6 +74,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// What came in place of an order.
+    #[error("take the order of the supervisor")]
+    Order(#[from] OrderError),
     /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] EnterError),
@@ -85,13 +92,37 @@ struct Served {
     source: Source,
 }
 
+/// What its system calls are filtered with.
+enum Filtering {
+    /// The table that the filter is made of.
+    ByTable(Calls),
+    /// A filter that was made of that table before.
+    Made(Filter),
+}
+
+/// A process that has left the host, with everything that it serves.
+struct Confined {
+    signals: SignalFd,
+    sandbox: Sandbox,
+    filtering: Filtering,
+    served: Vec<Served>,
+    exporter: Option<Exporter>,
+    /// What is there as long as clients may connect.
+    files: Vec<SocketFile>,
+    manager: Notifier,
+}
+
 /// Does what the command line says. `ready` gets its line at step 7, or never if there is an error.
 pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
     // 1. Block the signals that end the process before there is a second thread: all threads inherit that.
     let signals = block_signals().map_err(|source| set_up("block SIGTERM and SIGINT", source))?;
     let _devices = devices_span(&command.devices).entered();
     // 2. Open the devices. Nothing of this listens to a client yet.
-    let clients = clients(&command.process, &command.devices)?;
+    let mode = match &command.devices {
+        Devices::Vfio { options, .. } => options.sandbox.sandbox,
+        Devices::Test { sandbox, .. } => sandbox.sandbox,
+    };
+    let clients = clients(&command.process, mode)?;
     let metrics =
         (command.process.metrics.as_ref()).map(|path| (path.as_path(), Metrics::default()));
     let counters = metrics.as_ref().map(|(_, metrics)| metrics);
@@ -114,35 +145,55 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
     let manager = Notifier::connect()
         .map_err(|source| set_up("reach the service manager (NOTIFY_SOCKET)", source))?;
     // 4. Give up the host: from here on there is no file system, no network and no privilege.
-    let sandbox = confine(opened.confinement, &files)?;
-    // 5. One thread per device, all held back: none can be started once system calls are filtered.
-    let shutdown = Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
-    let mut serving = Serving::new(shutdown).map_err(|source| set_up("make an eventfd", source))?;
-    let start_exporter = exporter.map_or(Ok(()), |exporter| serving.export(exporter));
-    start_exporter.map_err(|source| set_up("start a thread", source))?;
-    for device in served {
-        serving
-            .start(device.config, device.backend, device.source)
-            .map_err(|source| set_up("start a thread", source))?;
+    let (sandbox, calls) = confine(opened.confinement, &files)?;
+    let confined = Confined {
+        signals,
+        sandbox,
+        filtering: Filtering::ByTable(calls),
+        served,
+        exporter,
+        files,
+        manager,
+    };
+    confined.serve(ready)
+}
+
+impl Confined {
+    /// Steps 5 to 8.
+    fn serve(self, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
+        // 5. One thread per device, all held back: none can be started once system calls are filtered.
+        let shutdown =
+            Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
+        let serving = Serving::new(shutdown);
+        let mut serving = serving.map_err(|source| set_up("make an eventfd", source))?;
+        let start_exporter = (self.exporter).map_or(Ok(()), |exporter| serving.export(exporter));
+        start_exporter.map_err(|source| set_up("start a thread", source))?;
+        for device in self.served {
+            serving
+                .start(device.config, device.backend, device.source)
+                .map_err(|source| set_up("start a thread", source))?;
+        }
+        // 6. Filter system calls, for all threads, and let them serve: here the first byte of a client is read.
+        serving.wait_until_held();
+        let enforced = match self.filtering {
+            Filtering::ByTable(calls) => self.sandbox.close(&calls),
+            Filtering::Made(filter) => self.sandbox.close_with(&filter),
+        }?;
+        tracing::info!(%enforced, "Sandbox");
+        serving.release();
+        // 7. Tell whoever waits, give back what only the start needed, and wait until all have ended or a signal comes.
+        if let Some(line) = ready.take() {
+            line.ready();
+        }
+        self.manager.ready();
+        program_pages::let_go();
+        serving.wait(&self.signals);
+        // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
+        //    One that is held up by its device for longer than a reset may take is left behind.
+        self.manager.stopping();
+        drop(self.files);
+        Ok(serving.stop(limits::RESET_DEADLINE)?)
     }
-    // 6. Filter system calls, for all threads, and let them serve: here the first byte of a client is read.
-    serving.wait_until_held();
-    let (sandbox, calls) = sandbox;
-    let enforced = sandbox.close(&calls)?;
-    tracing::info!(%enforced, "Sandbox");
-    serving.release();
-    // 7. Tell whoever waits, give back what only the start needed, and wait until all have ended or a signal comes.
-    if let Some(line) = ready.take() {
-        line.ready();
-    }
-    manager.ready();
-    program_pages::let_go();
-    serving.wait(&signals);
-    // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
-    //    One that is held up by its device for longer than a reset may take is left behind.
-    manager.stopping();
-    drop(files);
-    Ok(serving.stop(limits::RESET_DEADLINE)?)
 }
 
 /// The span of what is not about one of the devices alone.
@@ -161,12 +212,8 @@ fn devices_span(devices: &Devices) -> tracing::Span {
 }
 
 /// Who is served, in the numbers that hold before the sandbox is entered.
-fn clients(process: &ProcessArgs, devices: &Devices) -> Result<Clients, RunError> {
+fn clients(process: &ProcessArgs, mode: Mode) -> Result<Clients, RunError> {
     let named = !(process.allow_uid.is_empty() && process.allow_gid.is_empty());
-    let mode = match devices {
-        Devices::Vfio { options, .. } => options.sandbox.sandbox,
-        Devices::Test { sandbox, .. } => sandbox.sandbox,
-    };
     let leaves = matches!(mode, Mode::On | Mode::BestEffort);
     let own_user_namespace = leaves && !sandbox::mechanisms::capabilities::privileged();
     if named && own_user_namespace {
@@ -213,12 +260,8 @@ enum ConfinedDevices {
 
 /// Leaves the host.
 fn confine(confinement: Confinement, files: &[SocketFile]) -> Result<(Sandbox, Calls), RunError> {
-    if confinement.start.mode == Mode::Off {
-        tracing::warn!("The sandbox is off: whoever takes over this process has all it has");
-    }
-    let log = rustix::fs::fstat(io::stderr())
-        .map_err(|errno| set_up("look at standard error", errno.into()))?;
-    let log_to_file = FileType::from_raw_mode(log.st_mode) == FileType::RegularFile;
+    warn_if_off(confinement.start);
+    let log_to_file = log_to_file()?;
     let mut folders = confinement.folders;
     for file in files {
         let copy = file.folder().try_clone_to_owned();
@@ -238,6 +281,19 @@ fn confine(confinement: Confinement, files: &[SocketFile]) -> Result<(Sandbox, C
     };
     let sandbox = enter::leave_host(&role.power, confinement.start)?;
     Ok((sandbox, role.calls))
+}
+
+fn warn_if_off(start: Start) {
+    if start.mode == Mode::Off {
+        tracing::warn!("The sandbox is off: whoever takes over this process has all it has");
+    }
+}
+
+/// Whether standard error is a regular file.
+fn log_to_file() -> Result<bool, RunError> {
+    let log = rustix::fs::fstat(io::stderr())
+        .map_err(|errno| set_up("look at standard error", errno.into()))?;
+    Ok(FileType::from_raw_mode(log.st_mode) == FileType::RegularFile)
 }
 
 fn block_signals() -> io::Result<SignalFd> {

@@ -3,7 +3,7 @@ use super::*;
 fn parse_words(words: &str) -> Result<Command, clap::Error> {
     match parse_task(words)? {
         Task::Serve(command) => Ok(command),
-        other @ (Task::Host(_) | Task::PrintSandbox) => {
+        other @ (Task::Host(_) | Task::Wait(_) | Task::PrintSandbox) => {
             panic!("vfio or test expected, not {other:?}")
         }
     }
@@ -200,4 +200,27 @@ fn device_without_a_socket_takes_one_that_was_passed() {
         ]
     );
     parse(words, 1).unwrap_err();
+}
+
+#[test]
+fn server_that_waits_is_told_where_and_nothing_of_devices() {
+    let words = "spare --order-fd 4 --ready-fd 3 --sandbox off --max-locked-memory 5";
+    let Task::Wait(spare) = parse_task(words).expect("valid") else {
+        panic!("spare expected");
+    };
+    assert_eq!((spare.order_fd, spare.process.ready_fd), (4, Some(3)));
+    assert_eq!(spare.options.max_locked_memory, Some(5));
+    for words in [
+        "spare",
+        "spare --order-fd 2",
+        "spare --order-fd 4 --host 1a:00.0",
+        "spare --order-fd 4 --group-fd 5 --container-fd 6",
+        "spare --order-fd 4 --metrics unix:/m",
+    ] {
+        assert_eq!(
+            parse_task(words).expect_err(words).exit_code(),
+            2,
+            "{words}"
+        );
+    }
 }

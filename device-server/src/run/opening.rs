@@ -6,17 +6,19 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use protocol::limits;
+use protocol::supervisor::{Order, OrderFds};
+use sandbox::roles::vfio::VfioDescriptors;
 use telemetry::device::UNKNOWN;
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
-use crate::backends::vfio::{GivenFds, OpenOptions, WantedDevice};
+use crate::backends::vfio::{GivenFds, IommuBackend, OpenError, OpenOptions, WantedDevice};
 use crate::cli::{Devices, Endpoint, ServedDevice, VfioArgs};
 use crate::metrics::{Metered, Metrics};
 use crate::server::listener::{Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, Source};
 
-use super::{ConfinedDevices, Confinement, RunError};
+use super::{ConfinedDevices, Confinement, RunError, Served};
 
 /// Devices that are open, how each is served, and where.
 pub(super) struct Opened {
@@ -162,6 +164,45 @@ fn open_vfio_devices(
             folders: opened.folders,
         },
     })
+}
+
+/// Opens the device of an order, with nothing but the descriptors that came with it. Says which of them system calls are about
+/// from now on.
+pub(super) fn open_ordered(
+    order: Order,
+    fds: OrderFds<OwnedFd>,
+    iommu: IommuBackend,
+    clients: &Clients,
+) -> Result<(Served, VfioDescriptors), RunError> {
+    let (container, group) = fds.group.unzip();
+    let (iommufd, node) = fds.iommufd.unzip();
+    let wanted = WantedDevice {
+        address: order.host,
+        bar_mmap: order.bar_mmap,
+        renewed: false,
+        node,
+    };
+    let options = OpenOptions {
+        allow_no_reset: order.allow_no_reset,
+        allow_noncoherent: order.allow_noncoherent,
+        iommu,
+        given: GivenFds {
+            container,
+            group,
+            iommufd,
+        },
+    };
+    let opened = crate::backends::vfio::open(vec![wanted], options)?;
+    let backend = opened.backends.into_iter().next();
+    let backend = backend.ok_or(OpenError::NoDevices)?;
+    let names = (order.id, order.host.to_string());
+    let (config, backend) = counted(names, backend, clients, None);
+    let served = Served {
+        config,
+        backend,
+        source: Source::Connected(fds.socket),
+    };
+    Ok((served, opened.descriptors))
 }
 
 /// Takes over an inherited descriptor that the command line names.

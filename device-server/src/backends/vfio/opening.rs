@@ -63,6 +63,12 @@ pub(super) fn through_group(
     } else {
         Coherency::NotEnforced("its IOMMU has no snoop control")
     };
+    // Before any device is open: what a device lends would come between, and the numbers that it gets would depend on it.
+    let container = group.container().try_clone_to_owned();
+    let type1 = Type1::new(container.map_err(OpenError::step(
+        "duplicate the container's file descriptor",
+        members.first,
+    ))?);
     let mut devices = Vec::new();
     for device in wanted {
         let address = device.address;
@@ -85,11 +91,6 @@ pub(super) fn through_group(
         )?);
         accepted.log();
     }
-    let container = group.container().try_clone_to_owned();
-    let type1 = Type1::new(container.map_err(OpenError::step(
-        "duplicate the container's file descriptor",
-        members.first,
-    ))?);
     Ok(Opened {
         devices,
         descriptor: IommuDescriptor::Type1(type1.number()),
