@@ -23,6 +23,7 @@ use super::managed::{self, Managed, Moved, Purpose, Refusal};
 use super::policy::Policy;
 use super::server::Notice;
 use super::servers::{Release, Servers};
+use super::spare::Spare;
 use super::spawn::Spawner;
 use crate::one_line::one_line;
 
@@ -33,6 +34,7 @@ pub(super) struct Attachments {
     spawner: Spawner,
     pub(super) managed: Managed,
     pub(super) images: Images,
+    pub(super) spare: Spare,
     /// Ids of devices whose server is somebody else's.
     sockets: BTreeSet<String>,
     /// Those that are not connected yet, with the requests that wait for it, and when to try again.
@@ -62,6 +64,7 @@ impl Attachments {
             spawner,
             managed,
             images,
+            spare: Spare::default(),
             sockets: BTreeSet::new(),
             attempts: Vec::new(),
             next_attempt: Instant::now(),
@@ -118,7 +121,8 @@ impl Attachments {
 
     /// What to poll of what is done by other processes.
     pub(super) fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.managed.pidfds().chain(self.images.pidfd())
+        let errands = self.managed.pidfds().chain(self.images.pidfd());
+        errands.chain(self.spare.pidfd())
     }
 
     /// Tries again to connect, goes on with devices that were moved, and lends images that were read. `has_vmm`: there is somebody to serve them to.
@@ -130,10 +134,21 @@ impl Attachments {
     ) -> Vec<Answer> {
         let mut answers = self.try_again(now);
         answers.extend(self.images.on_time(now));
+        self.keep_a_spare(servers, now, has_vmm);
         for moved in self.managed.ended(now) {
             answers.extend(self.moved(servers, moved, has_vmm));
         }
         answers
+    }
+
+    fn keep_a_spare(&mut self, servers: &Servers, now: Instant, has_vmm: bool) {
+        if !has_vmm {
+            self.spare.end();
+        } else if servers.any_starting() {
+            self.spare.expect(now);
+        }
+        let may_have_another = || self.policy.hosts().any(|host| !servers.has_host(host));
+        self.spare.on_time(now, may_have_another, &self.spawner);
     }
 
     fn try_again(&mut self, now: Instant) -> Vec<Answer> {
@@ -216,6 +231,7 @@ impl Attachments {
 
     /// The host has these devices, or as much of them as it will get.
     pub(super) fn back(&mut self, hosts: &[PciAddress], requests: &[u32]) -> Vec<Answer> {
+        self.spare.expect(Instant::now());
         let released = |number: &u32| (Reply::Released { number: *number }, None);
         let answers = requests.iter().map(released);
         let refusals = self.managed.refusals(hosts).into_iter().map(refused);
@@ -229,6 +245,7 @@ impl Attachments {
             .into_iter()
             .chain(self.managed.next_deadline())
             .chain(self.images.next_deadline())
+            .chain(self.spare.next_deadline())
             .min()
     }
 
@@ -315,7 +332,7 @@ impl Attachments {
             }
             let started = self
                 .spawner
-                .device_server(&group)
+                .device_server(&group, &mut self.spare.waiting)
                 .map_err(|error| one_line(&error))?;
             servers.add(group, started, Some(number));
         }

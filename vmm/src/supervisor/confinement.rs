@@ -121,6 +121,13 @@ impl Confinement {
         })
     }
 
+    /// The same for a child that nobody waits for: it does not take the last user of the operator's range.
+    pub(super) fn birth_of_a_spare(&self) -> Result<Birth, ConfinementError> {
+        let birth = self.birth()?;
+        let _another = self.uids.as_ref().map(Uids::take).transpose()?;
+        Ok(birth)
+    }
+
     /// What the next child begins with.
     pub(super) fn birth(&self) -> Result<Birth, ConfinementError> {
         let pid_namespace = match (self.mode, self.privileged) {

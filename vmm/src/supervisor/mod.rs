@@ -14,6 +14,7 @@
 //! | `managed` | how devices leave their host drivers for this VM, and go back |
 //! | `vmm_process` | how the VMM is stopped |
 //! | `spawn`, `programs` | which program runs with which arguments and descriptors |
+//! | `spare`, `waiting` | how a device server is ready before its device is known |
 //! | `confinement` | what of a child's sandbox its parent has to make |
 //! | `hosts`, `nodes` | which IOMMU group, is it ours to pass; its VFIO nodes |
 //! | `host_cpu` | may guests map BARs on this host |
@@ -35,7 +36,9 @@ mod managed;
 mod images;
 mod image_copy;
 mod errand;
+mod spare;
 mod spawn;
+mod waiting;
 mod confinement;
 mod ready;
 mod programs;
@@ -54,6 +57,7 @@ mod deadline;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use protocol::pci::PciAddress;
 use sandbox::enter::{self, EnterError};
@@ -183,13 +187,17 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
         .iter()
         .for_each(|(id, _)| watch.attachments.add_socket(id.clone()));
     for group in groups {
-        let started = watch.attachments.spawner().device_server(&group)?;
+        let started = watch
+            .attachments
+            .spawner()
+            .device_server(&group, &mut None)?;
         watch.servers.add(group, started, None);
     }
     devices.extend(watch.until_ready()?);
     // 8. Start the VMM, and hand it everything. What was opened is closed here.
     let (vmm, control) = watch.attachments.spawner().vmm(config, files, devices)?;
     manager.ready();
+    watch.attachments.spare.expect(Instant::now());
     // 9. Watch, to the end. A service manager that stops a VM wants to hear that this went well.
     let status = watch.until_end(vmm, Control::new(control))?;
     let stopped = status == STOPPED_BY_SIGTERM;

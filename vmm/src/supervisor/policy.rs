@@ -101,6 +101,11 @@ impl Policy {
         allowed.managed |= options.managed;
     }
 
+    /// The host devices that the VM may have.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = PciAddress> {
+        self.hosts.keys().copied()
+    }
+
     /// Whether the VM may have this.
     pub(super) fn check(&self, target: &Target) -> Result<(), Denied> {
         match target {

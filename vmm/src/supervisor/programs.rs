@@ -1,5 +1,6 @@
 //! Where our own two programs are.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const DEVICE_SERVER: &str = "bulkhead-device-server";
@@ -19,6 +20,18 @@ pub(super) struct Programs {
 #[error("{DEVICE_SERVER} is neither in {} nor in a folder of PATH: install it beside bulkhead-vmm", folder.display())]
 pub(super) struct ProgramMissing {
     folder: PathBuf,
+}
+
+/// Which file a path stands for. A file that is executed keeps its number until it is not, so one that replaces it has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProgramFile(Option<(u64, u64)>);
+
+impl ProgramFile {
+    /// The file that is there now.
+    pub(super) fn at(path: &Path) -> ProgramFile {
+        let found = std::fs::metadata(path).ok();
+        ProgramFile(found.map(|file| (file.dev(), file.ino())))
+    }
 }
 
 impl Programs {

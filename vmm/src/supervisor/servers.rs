@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use protocol::pci::PciAddress;
 use sandbox::prepare::Ending;
 
 use super::deadline;
@@ -79,6 +80,12 @@ impl Servers {
             .values()
             .find(|server| server.group.number == number)
             .map(|server| server.group.hosts())
+    }
+
+    /// Whether a server has this device.
+    pub(super) fn has_host(&self, host: PciAddress) -> bool {
+        let mut groups = self.table.values().map(|server| &server.group);
+        groups.any(|group| group.devices.iter().any(|device| device.host == host))
     }
 
     /// Whether a server has a device under this id.

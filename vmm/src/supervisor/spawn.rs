@@ -4,10 +4,10 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use protocol::supervisor::ControlSocket;
+use protocol::supervisor::{ControlSocket, Order};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use sandbox::prepare::{Child, ChildProcess, PrepareError};
@@ -17,12 +17,13 @@ use crate::config::{
     StageConfig,
 };
 
-use super::confinement::{Confinement, ConfinementError};
+use super::confinement::{Birth, Confinement, ConfinementError};
 use super::hosts::{HostDevice, HostError, HostGroup, SYSFS};
-use super::nodes;
+use super::nodes::{self, Nodes};
 use super::open::OpenFiles;
-use super::programs::{ProgramMissing, Programs};
+use super::programs::{ProgramFile, ProgramMissing, Programs};
 use super::ready::ReadyPipe;
+use super::waiting::Waiting;
 
 /// The first number after the standard streams. In stage 2 it holds the `StageConfig` as JSON.
 const FIRST_FD: RawFd = crate::config::STAGE_CONFIG_FD;
@@ -57,6 +58,8 @@ pub(super) enum SpawnError {
         #[source]
         source: PrepareError,
     },
+    #[error("start a device server that waits for its device")]
+    Spare(#[source] PrepareError),
     #[error("start the VMM process")]
     Vmm(#[source] PrepareError),
     #[error("{step}: no descriptors or memory are left; raise the limits (`ulimit -n`)")]
@@ -86,16 +89,27 @@ pub(super) struct Spawner {
 }
 
 impl Spawner {
-    /// Starts the device server of a group.
-    pub(super) fn device_server(&self, group: &HostGroup) -> Result<StartedServer, SpawnError> {
+    /// Starts the device server of a group. One that waits for a device is taken, if there is one and it still can be.
+    pub(super) fn device_server(
+        &self,
+        group: &HostGroup,
+        waiting: &mut Option<Waiting>,
+    ) -> Result<StartedServer, SpawnError> {
         let program = self.programs.device_server.clone()?;
         let nodes = nodes::open(Path::new(SYSFS), group, self.iommu_backend)?;
+        if let [device] = group.devices.as_slice()
+            && let Some(waiting) = waiting
+                .take()
+                .and_then(|waiting| waiting.if_usable(&program))
+            && let Some(started) = self.give(waiting, device, &nodes)?
+        {
+            return Ok(started);
+        }
         let (ready, ready_writer) = ReadyPipe::new().map_err(set_up("make a pipe"))?;
         let mut list = FdList::default();
         let mut args: Vec<OsString> = vec!["vfio".into()];
         let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
         option("--ready-fd", list.add(ready_writer).to_string());
-        option("--iommu-backend", self.iommu_backend.to_string());
         if let Some((container, group_fd)) = nodes.group {
             option("--container-fd", list.add(container).to_string());
             option("--group-fd", list.add(group_fd).to_string());
@@ -105,10 +119,6 @@ impl Spawner {
             option("--iommufd-fd", list.add(iommufd).to_string());
         }
         let mut device_nodes = device_nodes.into_iter().flatten();
-        let locked = self.memory_bytes.saturating_add(LOCKED_BESIDE_MEMORY_BYTES);
-        option("--max-locked-memory", locked.to_string());
-        option("--log-level", self.log.level.clone());
-        option("--log-format", self.log.format.name().to_owned());
         let mut sockets = Vec::new();
         for device in &group.devices {
             let (ours, theirs) = socket_pair()?;
@@ -130,7 +140,73 @@ impl Spawner {
             args.push("--allow-noncoherent".into());
         }
         let birth = self.confinement.birth()?;
+        let child = self.device_server_child(program, args, list, birth)?;
+        let hosts = group.hosts();
+        let process = child
+            .spawn()
+            .map_err(|source| SpawnError::Server { hosts, source })?;
+        Ok(StartedServer {
+            process,
+            ready,
+            sockets,
+        })
+    }
+
+    /// Starts a device server that waits for its device.
+    pub(super) fn waiting_server(&self) -> Result<Waiting, SpawnError> {
+        let program = self.programs.device_server.clone()?;
+        let file = ProgramFile::at(&program);
+        let (ready, ready_writer) = ReadyPipe::new().map_err(set_up("make a pipe"))?;
+        let (orders, server_orders) = ControlSocket::pair()
+            .map_err(|error| set_up("make a socket pair")(io::Error::other(error)))?;
+        let mut list = FdList::default();
+        let mut args: Vec<OsString> = vec!["spare".into()];
         let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
+        option("--ready-fd", list.add(ready_writer).to_string());
+        option("--order-fd", list.add(server_orders).to_string());
+        let birth = self.confinement.birth_of_a_spare()?;
+        let child = self.device_server_child(program, args, list, birth)?;
+        let process = child.spawn().map_err(SpawnError::Spare)?;
+        Ok(Waiting::new(process, ready, orders, file))
+    }
+
+    /// Gives a device to the server that waited for one. `None`: it does not take it.
+    fn give(
+        &self,
+        waiting: Waiting,
+        device: &HostDevice,
+        nodes: &Nodes,
+    ) -> Result<Option<StartedServer>, SpawnError> {
+        let (ours, theirs) = socket_pair()?;
+        let order = Order {
+            host: device.host,
+            id: device.id.clone(),
+            bar_mmap: self.maps_bars(device),
+            allow_no_reset: device.options.allow_no_reset,
+            allow_noncoherent: device.options.allow_noncoherent,
+        };
+        let started = waiting.order(&order, theirs.as_fd(), nodes);
+        Ok(started.map(|(process, ready)| StartedServer {
+            process,
+            ready,
+            sockets: vec![ours],
+        }))
+    }
+
+    /// With what does not depend on devices.
+    fn device_server_child(
+        &self,
+        program: PathBuf,
+        mut args: Vec<OsString>,
+        list: FdList,
+        birth: Birth,
+    ) -> Result<Child, SpawnError> {
+        let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
+        option("--iommu-backend", self.iommu_backend.to_string());
+        let locked = self.memory_bytes.saturating_add(LOCKED_BESIDE_MEMORY_BYTES);
+        option("--max-locked-memory", locked.to_string());
+        option("--log-level", self.log.level.clone());
+        option("--log-format", self.log.format.name().to_owned());
         option("--sandbox", birth.mode.to_string());
         if let Some(uid) = birth.uid() {
             option("--sandbox-uid", uid.to_string());
@@ -140,17 +216,9 @@ impl Spawner {
         }
         let mut child = list.into_child(program, args);
         birth.give(&mut child);
-        if let Some(log) = self.copy_log()? {
-            child = child.fd(2, log);
-        }
-        let hosts = group.hosts();
-        let process = child
-            .spawn()
-            .map_err(|source| SpawnError::Server { hosts, source })?;
-        Ok(StartedServer {
-            process,
-            ready,
-            sockets,
+        Ok(match self.copy_log()? {
+            Some(log) => child.fd(2, log),
+            None => child,
         })
     }
 

@@ -293,6 +293,7 @@ impl Watch {
                 for (socket, number) in devices.into_iter().map(|(_, socket)| socket).zip(attach) {
                     self.reply(&Reply::Attached { number }, Some(socket));
                 }
+                self.attachments.spare.expect(Instant::now());
             }
             Notice::Failed {
                 attach,
