@@ -1,7 +1,7 @@
 //! Who of the VM's processes has the device, KVM and the guest's memory, as /proc tells.
 
 use anyhow::Result;
-use harness::proc_files::{is_vfio, mappings, open_files};
+use harness::proc_files::{is_spare, is_vfio, mappings, open_files};
 use harness::vm::Vm;
 
 const GUEST_RAM_BYTES: u64 = 256 << 20;
@@ -19,6 +19,8 @@ pub(crate) fn table(vm: &Vm) -> Result<String> {
             "VMM"
         } else if servers.contains(&pid) {
             "device server"
+        } else if is_spare(pid) {
+            "spare server"
         } else {
             "supervisor"
         };

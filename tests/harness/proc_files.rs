@@ -157,6 +157,28 @@ pub fn command_line(pid: u32) -> Vec<String> {
         .collect()
 }
 
+/// A device server that waits for its device is started with this word, and has this name once it has left the host; one that has
+/// its device has the other.
+const SPARE: &str = "spare";
+const WAITS: &str = "bulkhead-spare";
+const SERVES: &str = "bulkhead-server";
+
+/// Whether a device server has no device yet, and was started to wait for one.
+pub fn is_spare(pid: u32) -> bool {
+    let is_one = command_line(pid).get(1).is_some_and(|word| word == SPARE);
+    is_one && name(pid) != SERVES
+}
+
+/// Whether it is in its sandbox, and nothing is left for it to do but to wait.
+pub fn is_waiting_spare(pid: u32) -> bool {
+    name(pid) == WAITS
+}
+
+fn name(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
 /// All pids whose program file is called `name`.
 pub fn running(name: &str) -> Result<Vec<u32>> {
     let is_called = |pid: &u32| {

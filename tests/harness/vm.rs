@@ -17,6 +17,9 @@ use crate::{proc_files, programs};
 /// How the jailed stage of the VMM is called on its command line.
 const STAGE_VMM: &str = "--stage-vmm";
 
+/// Until a device server waits for a device. The supervisor leaves the VM alone for 5 s first.
+const SPARE: Duration = Duration::from_secs(30);
+
 /// Who starts a VM.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
@@ -150,14 +153,27 @@ impl Vm {
         })
     }
 
-    /// Pids of the device servers that this VM's supervisor started.
+    /// Pids of the device servers that this VM's supervisor started for a device.
     pub fn device_server_pids(&self) -> Result<Vec<u32>> {
+        let mut servers = self.all_device_server_pids()?;
+        servers.retain(|pid| !proc_files::is_spare(*pid));
+        Ok(servers)
+    }
+
+    /// Pid of the device server that waits for a device, once it does, of a VM that may be given one.
+    pub fn spare_pid(&self) -> Result<u32> {
+        eventually("a device server that waits", SPARE, || {
+            let mut servers = self.all_device_server_pids().ok()?;
+            servers.retain(|pid| proc_files::is_waiting_spare(*pid));
+            servers.first().copied()
+        })
+    }
+
+    fn all_device_server_pids(&self) -> Result<Vec<u32>> {
         let servers = proc_files::running(programs::DEVICE_SERVER)?;
-        let family = self.process.family()?;
-        Ok(family
-            .into_iter()
-            .filter(|pid| servers.contains(pid))
-            .collect())
+        let mut family = self.process.family()?;
+        family.retain(|pid| servers.contains(pid));
+        Ok(family)
     }
 
     /// Pids of all processes of the VM, the supervisor included.

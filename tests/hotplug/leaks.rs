@@ -52,7 +52,9 @@ impl std::fmt::Debug for Before {
     }
 }
 
+/// Once a server waits for the next device, as one did before each plug.
 pub(crate) fn held(machine: &mut Machine) -> Result<Before> {
+    machine.vm.spare_pid()?;
     let kvm = machine.qmp.succeed(r#"{"execute":"query-kvm"}"#)?;
     let vmm = machine.vm.vmm_pid()?;
     let pids = machine.vm.all_pids()?;

@@ -13,6 +13,7 @@ mod races;
 mod supervision;
 mod refusals;
 mod run_state;
+mod spare;
 mod client;
 mod leaks;
 mod many;

@@ -6,7 +6,12 @@ use std::fs;
 use std::os::fd::RawFd;
 
 use anyhow::{Context, Result, ensure};
+use harness::guest::Guest;
+use harness::host_device::{HostDevice, NVME};
 use harness::installed_filters::{self, Instruction};
+use harness::qmp::Qmp;
+use harness::scratch::Scratch;
+use harness::vm::Vm;
 use sandbox::mechanisms::seccomp::{self, Arg};
 use sandbox::roles::vfio::{self, IommuDescriptor, Renewal, VfioDescriptors};
 use sandbox::roles::vmm::{self, Thread};
@@ -65,6 +70,41 @@ fn filters_and_descriptors_of_all_processes_are_those_of_their_roles() -> Result
             }
         }
     }
+    vm.resume()?;
+    vm.finish()?.succeeded()?;
+    Ok(())
+}
+
+/// Its filter is made before it has descriptors, for the numbers that they will have.
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn filters_of_a_server_that_waited_for_its_device_are_those_of_its_role() -> Result<()> {
+    HostDevice::at(NVME).give_to_vfio()?;
+    let scratch = Scratch::new()?;
+    let socket = scratch.file("qmp.sock");
+    let (qmp, policy) = (
+        format!("unix:{socket},server,nowait"),
+        format!("allow-host={NVME}"),
+    );
+    let arguments = [
+        ["-m", "256M"],
+        ["-qmp", &qmp],
+        [
+            "-device",
+            "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1",
+        ],
+        ["-device-policy", &policy],
+    ];
+    let mut vm = Vm::start(arguments.as_flattened(), &Guest::running("pause booted"))?;
+    vm.wait_for_mark("booted")?;
+    let waited = vm.spare_pid()?;
+    check_descriptors("server that waits", waited, &[])?;
+    Qmp::connect(&socket)?.succeed(&format!(
+        r#"{{"execute":"device_add","arguments":{{"id":"disk","driver":"vfio-pci","bus":"pcie.1","addr":"0x0","host":"{NVME}"}}}}"#
+    ))?;
+    ensure!(vm.device_server_pids()? == [waited], "it was taken");
+    check_descriptors("device server", waited, &SERVER)?;
+    check_server(waited, &compiled(seccomp::refuse(&supervisor::refused())?))?;
     vm.resume()?;
     vm.finish()?.succeeded()?;
     Ok(())
