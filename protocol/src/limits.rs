@@ -106,6 +106,10 @@ pub const MAX_LOGGING_RANGES: u32 = 4096;
 /// Requests that one client has in flight, at most. Why bounded: the table is made at start.
 pub const MAX_IN_FLIGHT: usize = 64;
 
+/// Questions that are sent before the first is answered, at most. Source: as many as a PCI device has regions. Why bounded: others have
+/// requests in flight too, and the answers have to fit the sockets' buffers.
+pub const MAX_QUESTIONS: usize = 9;
+
 /// Requests that a server sets aside while it waits for the client's answer to a DMA message.
 /// Why bounded: the client picks how many it sends.
 pub const MAX_STASHED_REQUESTS: usize = 1024;

@@ -193,7 +193,7 @@ impl Engine {
         result
     }
 
-    fn ticket(&self, call: &Call<'_>) -> Result<(Ticket, Option<Lead>), ClientError> {
+    pub(super) fn ticket(&self, call: &Call<'_>) -> Result<(Ticket, Option<Lead>), ClientError> {
         let minded = call.minded && self.clock.get().is_some();
         let begin = || self.in_flight.begin(call.command, call.time, minded);
         begin().or_else(|_| {
@@ -240,7 +240,7 @@ impl Engine {
     }
 
     /// Waits until nobody else reads.
-    fn await_lead(&self, ticket: &Ticket) -> Result<Lead, ClientError> {
+    pub(super) fn await_lead(&self, ticket: &Ticket) -> Result<Lead, ClientError> {
         let command = ticket.command;
         loop {
             if let Some(cause) = self.lost() {
@@ -320,7 +320,7 @@ impl Engine {
     }
 }
 
-fn answered<R>(
+pub(super) fn answered<R>(
     command: CommandCode,
     result: Result<(), Errno>,
     read: impl FnOnce() -> Result<R, BadField>,

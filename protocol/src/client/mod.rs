@@ -20,6 +20,7 @@ mod interrupts;
 mod queries;
 mod negotiate;
 mod slow;
+mod batch;
 mod engine;
 mod lead;
 mod service;

@@ -32,22 +32,52 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; anything that does not hold together is refused.
     pub fn region_info(&self, index: RegionIndex) -> Result<RegionInfo, ClientError> {
-        /// The first answer: all there is, or how much room all of it needs.
-        enum First {
-            Whole(RegionInfo),
-            Needs(u32),
-        }
         let argsz = region_info::HEAD_BYTES;
         let first = self.ask_region_info(index, argsz, |body, fds| {
-            let head = RegionInfoHead::decode(body, index)?;
-            if head.argsz > argsz {
-                return Ok(First::Needs(head.argsz));
-            }
-            RegionInfo::decode(body, index, fds).map(First::Whole)
+            FirstAnswer::decode(body, index, fds)
         })?;
+        self.whole_region_info(index, first)
+    }
+
+    /// The same of several regions, in their order. All questions are sent before the first answer is waited for.
+    ///
+    /// # Errors
+    /// As [`Self::region_info`], with the region that it is about.
+    pub fn region_infos(
+        &self,
+        indexes: &[RegionIndex],
+    ) -> Result<Vec<RegionInfo>, (RegionIndex, ClientError)> {
+        let argsz = region_info::HEAD_BYTES;
+        let encode = |index: &RegionIndex| region_request(*index, argsz);
+        let heads: Vec<Vec<u8>> = indexes.iter().map(encode).collect();
+        let calls: Vec<Call<'_>> = heads
+            .iter()
+            .map(|head| Call {
+                takes_fds: true,
+                ..self.call(CommandCode::DEVICE_GET_REGION_INFO, head)
+            })
+            .collect();
+        let about = |number: usize| indexes.get(number).copied().unwrap_or(RegionIndex::BAR0);
+        let first = self.engine.call_each(&calls, |number, body, fds| {
+            fits(body, argsz)?;
+            FirstAnswer::decode(body, about(number), fds)
+        });
+        let first = first.map_err(|(number, error)| (about(number), error))?;
+        let whole = |(index, first): (&RegionIndex, FirstAnswer)| {
+            let info = self.whole_region_info(*index, first);
+            info.map_err(|error| (*index, error))
+        };
+        indexes.iter().zip(first).map(whole).collect()
+    }
+
+    fn whole_region_info(
+        &self,
+        index: RegionIndex,
+        first: FirstAnswer,
+    ) -> Result<RegionInfo, ClientError> {
         let needed = match first {
-            First::Whole(info) => return Ok(info),
-            First::Needs(bytes) => bytes,
+            FirstAnswer::Whole(info) => return Ok(info),
+            FirstAnswer::Needs(bytes) => bytes,
         };
         self.ask_region_info(index, needed, |body, fds| {
             let head = RegionInfoHead::decode(body, index)?;
@@ -64,8 +94,7 @@ impl Client {
         argsz: u32,
         read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
-        let mut head = Vec::new();
-        RegionInfoRequest { index, argsz }.encode(&mut head);
+        let head = region_request(index, argsz);
         let call = Call {
             takes_fds: true,
             ..self.call(CommandCode::DEVICE_GET_REGION_INFO, &head)
@@ -127,6 +156,26 @@ impl Client {
             .call(&call, |body, _fds| IrqInfo::decode_reply(body, index))
     }
 
+    /// The same of several, in their order. All questions are sent before the first answer is waited for.
+    ///
+    /// # Errors
+    /// As [`Self::irq_info`], with the index that it is about.
+    pub fn irq_infos(&self, indexes: &[IrqIndex]) -> Result<Vec<IrqInfo>, (IrqIndex, ClientError)> {
+        let encode = |index: &IrqIndex| {
+            let mut head = Vec::new();
+            irq::encode_info_request(*index, &mut head);
+            head
+        };
+        let heads: Vec<Vec<u8>> = indexes.iter().map(encode).collect();
+        let call = |head| self.call(CommandCode::DEVICE_GET_IRQ_INFO, head);
+        let calls: Vec<Call<'_>> = heads.iter().map(|head| call(head)).collect();
+        let about = |number: usize| indexes.get(number).copied().unwrap_or(IrqIndex::INTX);
+        let answers = self.engine.call_each(&calls, |number, body, _fds| {
+            IrqInfo::decode_reply(body, about(number))
+        });
+        answers.map_err(|(number, error)| (about(number), error))
+    }
+
     /// Asks a DEVICE_FEATURE and returns the data of the answer, at most `data_bytes`.
     ///
     /// # Errors
@@ -175,6 +224,28 @@ impl Client {
         let call = self.call(command, &head);
         self.engine.call(&call, |_body, _fds| Ok(()))
     }
+}
+
+/// The first answer about a region: all there is, or how much room all of it needs.
+enum FirstAnswer {
+    Whole(RegionInfo),
+    Needs(u32),
+}
+
+impl FirstAnswer {
+    fn decode(body: &[u8], index: RegionIndex, fds: Vec<OwnedFd>) -> Result<Self, BadField> {
+        let head = RegionInfoHead::decode(body, index)?;
+        if head.argsz > region_info::HEAD_BYTES {
+            return Ok(FirstAnswer::Needs(head.argsz));
+        }
+        RegionInfo::decode(body, index, fds).map(FirstAnswer::Whole)
+    }
+}
+
+fn region_request(index: RegionIndex, argsz: u32) -> Vec<u8> {
+    let mut head = Vec::new();
+    RegionInfoRequest { index, argsz }.encode(&mut head);
+    head
 }
 
 /// An answer may not be longer than the room that was announced.

@@ -121,32 +121,14 @@ pub fn describe(client: &Client) -> Result<Description, DescribeError> {
         .region_info(RegionIndex::CONFIG)
         .map_err(ask("ask for its configuration space"))?;
     let copy = read_copy(client, config.size)?;
-    let mut regions = Vec::new();
-    for index in RegionIndex::BAR0.0..=RegionIndex::ROM.0 {
-        let region = client
-            .region_info(RegionIndex(index))
-            .map_err(ask(&format!("ask for region {index}")))?;
-        if region.size > 0 {
-            regions.push(region);
-        }
-    }
-    let irq = |index: IrqIndex| {
-        if index.0 >= info.num_irqs {
-            return Ok(IrqInfo {
-                index,
-                flags: IrqInfoFlags::empty(),
-                count: 0,
-            });
-        }
-        client
-            .irq_info(index)
-            .map_err(ask(&format!("ask for its {index} interrupts")))
-    };
-    let irqs = Irqs {
-        intx: irq(IrqIndex::INTX)?,
-        msi: irq(IrqIndex::MSI)?,
-        msix: irq(IrqIndex::MSIX)?,
-    };
+    let wanted: Vec<RegionIndex> = (RegionIndex::BAR0.0..=RegionIndex::ROM.0)
+        .map(RegionIndex)
+        .collect();
+    let regions = client.region_infos(&wanted);
+    let mut regions =
+        regions.map_err(|(index, source)| ask(&format!("ask for region {}", index.0))(source))?;
+    regions.retain(|region| region.size > 0);
+    let irqs = interrupts(client, info)?;
     check(info, regions, irqs, copy)
 }
 
@@ -163,6 +145,25 @@ fn read_copy(client: &Client, size: u64) -> Result<Vec<u8>, DescribeError> {
             source,
         })?;
     Ok(copy)
+}
+
+/// Those kinds of interrupts that the device has.
+fn interrupts(client: &Client, info: DeviceInfo) -> Result<Irqs, DescribeError> {
+    let kinds = [IrqIndex::INTX, IrqIndex::MSI, IrqIndex::MSIX];
+    let had = kinds.partition_point(|index| index.0 < info.num_irqs);
+    let found = client.irq_infos(kinds.get(..had).unwrap_or_default());
+    let found = found.map_err(|(index, source)| DescribeError::Ask {
+        what: format!("ask for its {index} interrupts"),
+        source,
+    })?;
+    let absent = |index| IrqInfo {
+        index,
+        flags: IrqInfoFlags::empty(),
+        count: 0,
+    };
+    let mut found = found.into_iter();
+    let [intx, msi, msix] = kinds.map(|index| found.next().unwrap_or(absent(index)));
+    Ok(Irqs { intx, msi, msix })
 }
 
 fn check(
