@@ -22,7 +22,9 @@ INTERRUPTED = 130
 # The kernel that scripts/lab builds itself.
 OWN_KERNEL = "iommufd"
 # What the other way to the IOMMU could change: who holds what, DMA both ways, interrupts, groups taken and given back.
-IOMMUFD_TESTS = ("attempt::", "isolation::", "tables::", "user_who_owns_the_node", "fast_path::", "nvme_write", "manual::", "hostile::")
+IOMMUFD_TESTS = (
+    "attempt::", "isolation::", "tables::", "user_who_owns_the_node", "fast_path::", "nvme_write", "manual::", "hostile::", "server_that_waited",
+)
 
 # Two serial cards in one IOMMU group (two functions of one slot), joined by a cable.
 SERIAL_PAIR = (

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use harness::deadline::eventually;
 use harness::guest::Guest;
 use harness::host_device::{E1000E, HostDevice};
 use harness::proc_files::status_of_threads;
@@ -13,6 +15,8 @@ use harness::vm::Vm;
 
 use crate::isolation::vm_with;
 
+/// The supervisor leaves a VM alone for 5 s before it starts a server that waits.
+const NO_SPARE: Duration = Duration::from_secs(30);
 const WAIT: &str = "pause running\n";
 
 fn end(mut vm: Vm) -> Result<()> {
@@ -63,6 +67,39 @@ fn processes_of_two_vms_are_users_of_the_range_each_its_own() -> Result<()> {
     let again = vm_with(&range, "")?;
     assert!(users(&again)?.iter().all(|user| all.contains(user)));
     end(again)
+}
+
+const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
+
+/// A VM that may be given the e1000e.
+fn vm_with_a_slot(options: &[&str]) -> Result<Vm> {
+    let policy = format!("allow-host={E1000E}");
+    let slot = ["-m", "256M", "-device", PORT, "-device-policy", &policy];
+    Vm::start(&[&slot, options].concat(), &Guest::running(WAIT))
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn server_that_waits_is_a_user_of_the_range_and_leaves_the_last_one() -> Result<()> {
+    let vm = vm_with_a_slot(&["-sandbox-uids", "300000-300002"])?;
+    vm.wait_for_mark("running")?;
+    let user = status_of_threads(vm.spare_pid()?, "Uid")?.concat();
+    let user: BTreeSet<&str> = user.split_whitespace().collect();
+    assert_eq!(user, BTreeSet::from(["300001"]));
+    end(vm)?;
+
+    let vm = vm_with_a_slot(&["-sandbox-uids", "300000-300001", "-log-level", "debug"])?;
+    vm.wait_for_mark("running")?;
+    eventually("the reason why no server waits", NO_SPARE, || {
+        vm.log().contains("No device server waits").then_some(())
+    })?;
+    let log = vm.log();
+    ensure!(
+        log.contains("-sandbox-uids 300000-300001: all of them are in use"),
+        "{log}"
+    );
+    assert_eq!(vm.all_pids()?.len(), 2, "supervisor and VMM");
+    end(vm)
 }
 
 #[test]

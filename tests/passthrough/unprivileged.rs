@@ -11,6 +11,8 @@ use harness::guest::Guest;
 use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
 use harness::proc_files::status_of_threads;
+use harness::qmp::Qmp;
+use harness::scratch::Scratch;
 use harness::vm::{User, Vm};
 
 const USER: u32 = 1000;
@@ -97,6 +99,48 @@ fn user_who_owns_the_node_gives_the_guest_its_disk_in_a_full_sandbox() -> Result
         }
         assert_eq!(fs::read_dir(format!("/proc/{pid}/root/"))?.count(), 0);
     }
+    vm.resume()?;
+    let report = vm.finish()?.succeeded()?;
+    assert_eq!(report.value("BLOCK")?, record_in_hex(99));
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn user_who_owns_the_node_plugs_the_disk_into_a_server_that_waited() -> Result<()> {
+    let _given = Given::to_the_user()?;
+    let scratch = Scratch::new()?;
+    chown(scratch.path(), Some(USER), Some(USER))?;
+    let socket = scratch.file("qmp.sock");
+    let (qmp, policy) = (
+        format!("unix:{socket},server,nowait"),
+        format!("allow-host={NVME}"),
+    );
+    let port = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
+    let words = [
+        ["-m", "256M"],
+        ["-qmp", &qmp],
+        ["-device", port],
+        ["-device-policy", &policy],
+    ];
+    let user = User {
+        number: USER,
+        locked_bytes: LOCKED_BYTES,
+    };
+    let mut vm = Vm::start_as(user, words.as_flattened(), &Guest::running(READ_BLOCK))?;
+    let waited = vm.spare_pid()?;
+    for kind in ["user", "mnt", "net", "ipc", "uts", "cgroup", "pid"] {
+        assert_ne!(
+            fs::read_link(format!("/proc/{waited}/ns/{kind}"))?,
+            fs::read_link(format!("/proc/self/ns/{kind}"))?,
+            "{kind} namespace of the server that waits"
+        );
+    }
+    Qmp::connect(&socket)?.succeed(&format!(
+        r#"{{"execute":"device_add","arguments":{{"id":"disk","driver":"vfio-pci","bus":"pcie.1","addr":"0x0","host":"{NVME}"}}}}"#
+    ))?;
+    ensure!(vm.device_server_pids()? == [waited], "it was taken");
+    vm.wait_for_mark("running")?;
     vm.resume()?;
     let report = vm.finish()?.succeeded()?;
     assert_eq!(report.value("BLOCK")?, record_in_hex(99));

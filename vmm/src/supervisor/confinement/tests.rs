@@ -24,6 +24,27 @@ fn uid_that_another_vm_has_is_not_taken_and_is_free_again_after_it() {
 }
 
 #[test]
+fn server_that_waits_does_not_take_the_last_uid() {
+    let folder = folder("spare");
+    let uids = Uids::new(&folder, range(200_000, 200_002)).unwrap();
+    let confinement = Confinement {
+        mode: Mode::On,
+        privileged: true,
+        uids: Some(uids),
+        cgroup: None,
+    };
+    let vmm = confinement.birth().unwrap();
+    let spare = confinement.birth_of_a_spare().unwrap();
+    assert_eq!((vmm.uid(), spare.uid()), (Some(200_000), Some(200_001)));
+    let refused = confinement.birth_of_a_spare().unwrap_err().to_string();
+    assert!(refused.contains("all of them are in use"), "{refused}");
+    let server = confinement.birth().unwrap();
+    assert_eq!(server.uid(), Some(200_002));
+    drop((vmm, spare, server));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn folder_that_cannot_be_made_is_named() {
     let refused = Uids::new(Path::new("/proc/bulkhead"), range(5, 6)).unwrap_err();
     assert!(refused.to_string().contains("/proc/bulkhead"), "{refused}");
