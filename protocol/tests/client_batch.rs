@@ -1,4 +1,5 @@
-//! The client that asks several questions at once, against servers that answer them in every way.
+//! The client that waits no more than it has to: it asks several questions at once, of servers that answer them in every way, and no
+//! question whose answer it has.
 
 #![cfg(test)]
 
@@ -210,6 +211,21 @@ fn more_questions_than_may_be_in_flight_are_asked_in_turns() {
     });
     let all = vec![IrqIndex::MSI; most + 2];
     assert_eq!(client.irq_infos(&all).unwrap().len(), most + 2);
+    expect_alive(&client);
+    drop(client);
+    thread.join().unwrap();
+}
+
+#[test]
+fn region_without_io_fds_is_asked_about_once() {
+    let (client, thread) = client_of(|peer| {
+        let asked = peer.recv();
+        let none = bytes![16u32, 0u32, 0u32, 0u32];
+        peer.send(&message(asked.id, asked.command, REPLY, &none));
+        peer.serve_reads();
+    });
+    let found = client.region_io_fds(RegionIndex::BAR0, 0x1000).unwrap();
+    assert!(found.entries.is_empty() && found.fds.is_empty());
     expect_alive(&client);
     drop(client);
     thread.join().unwrap();

@@ -117,6 +117,10 @@ impl Client {
         let needed = self.ask_io_fds(index, io_fds::HEAD_BYTES, |body, _fds| {
             IoFdsHead::decode(body, index).map(|head| head.argsz)
         })?;
+        // That was all of an answer without any.
+        if needed == io_fds::HEAD_BYTES {
+            return Ok(IoFds::default());
+        }
         self.ask_io_fds(index, needed, |body, fds| {
             let head = IoFdsHead::decode(body, index)?;
             if head.argsz > needed {

@@ -3,7 +3,7 @@
 //! Spec: vfio-user, "VFIO_USER_DEVICE_GET_REGION_IO_FDS": argsz u32, flags u32, index u32, count u32, then entries:
 //! offset u64, size u64, fd_index u32, type u32, flags u32, padding u32, datamatch u64 = 40 bytes. libvfio-user sends
 //! 48 bytes with the datamatch at 40; the length of an entry is (argsz - 16) / count.
-//! A server sends entries and descriptors only when `argsz` has room for all; a client asks twice.
+//! A server sends entries and descriptors only when `argsz` has room for all; a client asks twice, if there are any.
 //! Limits: `MAX_IO_FDS`, `MAX_IO_FDS_ARGSZ`; an entry lies inside its region, a `fd_index` names a descriptor.
 
 use crate::codec::{Put, Reader};
