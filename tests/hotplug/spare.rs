@@ -183,6 +183,19 @@ fn told(machine: &Machine) -> Result<String> {
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
+fn server_that_waited_is_taken_without_a_sandbox_too() -> Result<()> {
+    for mode in ["off", "best-effort"] {
+        let mut machine = machine_with_a_slot(&["-sandbox", mode])?;
+        let waited = machine.vm.spare_pid()?;
+        ensure!(plug(&mut machine)? == waited, "{mode}: it was taken");
+        machine.unplug("disk")?;
+        machine.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
 fn device_is_added_without_the_server_that_waited_when_that_was_killed() -> Result<()> {
     let mut machine = machine_with_a_slot(&[])?;
     let waited = machine.vm.spare_pid()?;
