@@ -2,6 +2,7 @@
 //!
 //! In `device_add` are counted: until the command returns, the same without the kernel's resets, and until the guest's driver is
 //! bound and has made the disk. In `device_del`: until DEVICE_DELETED, and until the group can be opened after that.
+//! Before each plug the machines are at rest, as a host is whose operator plugs a device.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::startup::stage_field;
 
 const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 const MOVED: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(2);
 /// The look at the disk costs a process of the guest: not too often.
 const BOUND: &str = "until [ -e /dev/nvme0n1 ]; do sleep 0.05; done";
 const DEL: &str = r#"{"execute":"device_del","arguments":{"id":"disk"}}"#;
@@ -95,6 +97,7 @@ fn cycle(
     figures: &mut Figures,
 ) -> Result<Option<[f64; 4]>> {
     wait_until_free()?;
+    std::thread::sleep(REST);
     machine.tell(BOUND)?;
     resets.forget()?;
     let begin = Instant::now();

@@ -231,7 +231,7 @@ impl Attachments {
 
     /// The host has these devices, or as much of them as it will get.
     pub(super) fn back(&mut self, hosts: &[PciAddress], requests: &[u32]) -> Vec<Answer> {
-        self.spare.expect(Instant::now());
+        self.spare.expect_soon(Instant::now());
         let released = |number: &u32| (Reply::Released { number: *number }, None);
         let answers = requests.iter().map(released);
         let refusals = self.managed.refusals(hosts).into_iter().map(refused);

@@ -24,6 +24,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// From the last thing that the VMM asked for to the start of a device server that waits for the next. Source: `device_add` takes up to
 /// 3 s in the slowest VM of the tests, and a guest another second to use the device.
 pub(super) const SPARE: Duration = Duration::from_secs(5);
+/// The same from the release of a device, after which the VMM and the guest have nothing to do.
+pub(super) const SPARE_AFTER_RELEASE: Duration = Duration::from_millis(200);
 /// From SIGTERM to the end of the VMM.
 pub(super) const VMM_STOP: Duration = Duration::from_secs(5);
 /// From SIGKILL to the end of a process. Longer means that it is stuck in the kernel.

@@ -1,6 +1,6 @@
 //! One device server that waits for its device, where the VM may be given one: `device_add` then need not wait for a process to start.
 //!
-//! It is started when the VM has been left alone for `deadline::SPARE`, and counts for nothing: it holds nothing of the VM, and where it
+//! It is started when the VM has been left alone for `deadline::SPARE`, or a device has left it, and counts for nothing: it holds nothing of the VM, and where it
 //! cannot be had or used a device gets a server that is started for it.
 //! Limit: one at a time.
 
@@ -23,6 +23,11 @@ impl Spare {
     /// From now on one may be of use. Whatever the VM is doing now goes first.
     pub(super) fn expect(&mut self, now: Instant) {
         self.start_at = Some(now + deadline::SPARE);
+    }
+
+    /// A device has left, and may come again at once.
+    pub(super) fn expect_soon(&mut self, now: Instant) {
+        self.start_at = Some(now + deadline::SPARE_AFTER_RELEASE);
     }
 
     /// There will be no device any more.
