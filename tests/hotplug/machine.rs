@@ -23,6 +23,12 @@ const ENDED: Duration = Duration::from_secs(3);
 /// The manual's root port.
 pub(crate) const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 
+/// A controller of the lab's board that cannot be reset.
+pub(crate) const NO_RESET: &str = "0000:00:1f.2";
+
+/// What `add_nvme` takes for a device that is taken from its host driver.
+pub(crate) const MANAGED: &str = r#","managed":true"#;
+
 /// For the tests in which two CPUs of the guest may be in each other's way; all others have one, which boots in two thirds of the time.
 pub(crate) const TWO_CPUS: [&str; 2] = ["-smp", "2"];
 

@@ -7,11 +7,8 @@ use anyhow::{Context, Result, ensure};
 use harness::host_device::{E1000E, HostDevice, NVME};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::{Machine, PLUG, PORT, add_nvme};
+use crate::machine::{MANAGED, Machine, NO_RESET, PLUG, PORT, add_nvme};
 
-/// A controller of the lab's board that cannot be reset.
-const NO_RESET: &str = "0000:00:1f.2";
-const MANAGED: &str = r#","managed":true"#;
 /// The supervisor ends what a killed VMM leaves.
 const ENDED: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,7 @@ use harness::proc_files::{self, is_vfio, mappings, open_files, status_of_threads
 use harness::programs;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::{Machine, PLUG, PORT, add_nvme, group_is_free};
+use crate::machine::{MANAGED, Machine, NO_RESET, PLUG, PORT, add_nvme, group_is_free};
 
 /// For a process that was killed to be gone.
 const GONE: Duration = Duration::from_secs(20);
@@ -247,6 +247,27 @@ fn device_that_is_in_use_is_refused_as_ever_and_the_server_still_waits() -> Resu
     );
     machine.unplug("disk")?;
     group_is_free()?;
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_that_cannot_be_reset_is_refused_with_its_cause_and_the_server_that_had_its_order_is_gone()
+-> Result<()> {
+    let device = HostDevice::at(NO_RESET);
+    let before = device.driver();
+    let policy = format!("allow-host={NO_RESET},managed=on");
+    let mut machine = Machine::start(&["-device", PORT, "-device-policy", &policy])?;
+    let waited = machine.vm.spare_pid()?;
+    let add = add_nvme("disk", MANAGED).replace(NVME, NO_RESET);
+    let (class, text) = machine.qmp.refused(&add)?;
+    ensure!(class == "GenericError", "{class}: {text}");
+    ensure!(text.contains("allow-no-reset=on"), "{text}");
+    is_gone(waited)?;
+    ensure!(device.driver() == before, "{:?}", device.driver());
+    let next = machine.vm.spare_pid()?;
+    ensure!(next != waited, "another waits");
     machine.finish()?;
     Ok(())
 }
