@@ -1,4 +1,4 @@
-"""Runs every test: the checks, the tests of this machine, then those of the lab, one boot per lab machine.
+"""Runs every test: the checks beside the build, then the tests of this machine beside those of the lab, one boot per lab machine.
 
 The parts are in scripts/test-support: artifacts (what is built), lab_sets (which tests run in which lab machine), lanes
 (what runs beside each other), lab_kernel (the kernel that is built meanwhile), processor_time (what a step costs). Prints what each step prints, then one line per step and a summary line. Exits with 1 if any step failed.
