@@ -31,7 +31,7 @@ pub struct Region {
     /// Where the region starts in `mmap_fd`: area at `o` is mapped at file offset `mmap_offset + o`.
     pub mmap_offset: u64,
     /// Writes that the client's KVM may turn into the signal of an eventfd; the device hears of them by that.
-    pub io_fds: IoFds,
+    pub io_fds: IoFds<OwnedFd>,
 }
 
 impl Region {

@@ -8,8 +8,10 @@ use std::path::Path;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use protocol::closing::is_full;
 use protocol::limits;
 use protocol::supervisor::OrderError;
+use protocol::transport::ByteStream;
 use rustix::fs::FileType;
 use sandbox::enter::{self, EnterError, Sandbox};
 use sandbox::mechanisms::seccomp::Filter;
@@ -161,13 +163,15 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
 impl Confined {
     /// Steps 5 to 8.
     fn serve(self, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
-        // 5. One thread per device, all held back: none can be started once system calls are filtered.
+        // 5. One thread per device, and those that close for them, all held back: none can be started once system calls are filtered.
         let shutdown =
             Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
         let serving = Serving::new(shutdown);
         let mut serving = serving.map_err(|source| set_up("make an eventfd", source))?;
         let start_exporter = (self.exporter).map_or(Ok(()), |exporter| serving.export(exporter));
         start_exporter.map_err(|source| set_up("start a thread", source))?;
+        let start_closing = serving.start_closing(closing_threads(&self.served));
+        start_closing.map_err(|source| set_up("start a thread", source))?;
         for device in self.served {
             serving
                 .start(device.config, device.backend, device.source)
@@ -193,6 +197,16 @@ impl Confined {
         self.manager.stopping();
         drop(self.files);
         Ok(serving.stop(limits::RESET_DEADLINE)?)
+    }
+}
+
+/// How many threads close what clients sent. Who has one client has to outlive no other.
+fn closing_threads(served: &[Served]) -> usize {
+    let listens = |served: &Served| matches!(served.source, Source::Listening(_));
+    if served.iter().any(listens) {
+        limits::CLOSING_THREADS
+    } else {
+        served.len()
     }
 }
 
@@ -236,7 +250,11 @@ fn exporter(
 ) -> Result<Exporter, RunError> {
     let (listener, file) = Listener::bind(path)?;
     files.push(file);
-    Exporter::new(listener.into(), metrics.into_registry())
+    let clients = telemetry::metrics::Clients {
+        may_come: || !is_full(),
+        adopt: |socket| Box::new(ByteStream::new(socket)),
+    };
+    Exporter::new(listener.into(), metrics.into_registry(), clients)
         .map_err(|source| set_up("prepare the metrics socket", source))
 }
 

@@ -1,13 +1,16 @@
 //! The threads that serve the devices, one each, and how the process learns that one has ended.
 
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use protocol::closing;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use telemetry::metrics::Exporter;
+use vmm_sys_util::signal::register_signal_handler;
 
 use crate::backend::Backend;
 use crate::server::{ServeConfig, ServeError, Shutdown, Source};
@@ -59,8 +62,8 @@ pub struct Serving {
     /// Signalled when there is something in `results`.
     ended: Arc<OwnedFd>,
     running: usize,
-    /// The thread that exports metrics, which ends with the process: 0 or 1.
-    exporting: usize,
+    /// Threads that end with the process: those that close what clients sent, and one that exports metrics.
+    others: usize,
     failure: Option<ServeError>,
     gate: Arc<Gate>,
 }
@@ -77,7 +80,7 @@ impl Serving {
             sender,
             ended,
             running: 0,
-            exporting: 0,
+            others: 0,
             failure: None,
             gate: Arc::default(),
         })
@@ -85,8 +88,7 @@ impl Serving {
 
     /// Returns when every thread that was started exists and waits: from then on none makes a system call to begin.
     pub fn wait_until_held(&self) {
-        self.gate
-            .wait_for(self.running.saturating_add(self.exporting));
+        self.gate.wait_for(self.running.saturating_add(self.others));
     }
 
     /// Lets all threads begin to serve, now and later.
@@ -134,7 +136,25 @@ impl Serving {
         std::thread::Builder::new()
             .name("metrics".to_owned())
             .spawn(body)?;
-        self.exporting = 1;
+        self.others = self.others.saturating_add(1);
+        Ok(())
+    }
+
+    /// Starts so many threads that close what clients sent (`protocol::closing`), once `release` is called.
+    pub fn start_closing(&mut self, threads: usize) -> io::Result<()> {
+        register_signal_handler(closing::INTERRUPT as c_int, ignore)?;
+        closing::promise(threads);
+        for number in 0..threads {
+            let gate = Arc::clone(&self.gate);
+            let body = move || {
+                gate.pass();
+                closing::close_for_others();
+            };
+            std::thread::Builder::new()
+                .name(format!("closing{number}"))
+                .spawn(body)?;
+            self.others = self.others.saturating_add(1);
+        }
         Ok(())
     }
 
@@ -187,6 +207,9 @@ impl Serving {
         }
     }
 }
+
+/// A signal that only has to end a wait in the kernel.
+extern "C" fn ignore(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
 /// An error and all its causes as one line.
 pub fn error_chain(error: &dyn std::error::Error) -> String {

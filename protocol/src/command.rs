@@ -19,8 +19,8 @@ use crate::messages::region_info::RegionInfoRequest;
 use crate::messages::version::{Capabilities, Version};
 use crate::messages::write_multi::WriteMulti;
 use crate::messages::{device, irq};
+use crate::received_fd::ReceivedFd;
 use crate::refusal::{BadField, Refusal};
-use std::os::fd::OwnedFd;
 
 /// What was agreed on this connection and bounds what is taken from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl<'a> Command<'a> {
 }
 
 /// The descriptors of a frame, if their number is one that we announced and they came where they belong.
-fn checked_fds(frame: Frame<'_>, context: &DecodeContext) -> Result<Vec<OwnedFd>, BadField> {
+fn checked_fds(frame: Frame<'_>, context: &DecodeContext) -> Result<Vec<ReceivedFd>, BadField> {
     let most = usize::try_from(context.max_msg_fds).unwrap_or(usize::MAX);
     if frame.fds.len() > most {
         return Err(BadField::length(

@@ -18,6 +18,8 @@ pub mod refusal;
 pub mod header;
 mod codec;
 pub mod supervisor;
+mod received_fd;
+pub mod closing;
 pub mod pci;
 pub mod ids;
 pub mod limits;
@@ -32,6 +34,7 @@ pub use messages::{
     IrqData, IrqInfo, IrqInfoFlags, RegionFlags, RegionInfo, SetIrqs, SparseArea, Version,
 };
 pub use pci::PciAddress;
+pub use received_fd::ReceivedFd;
 pub use refusal::{BadField, Refusal};
 pub use reply::Reply;
 pub use rustix::io::Errno;

@@ -150,6 +150,21 @@ pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the peer may keep a message of ours from being written.
 pub const SEND_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long closing what a peer sent may take before its connection ends. Source: that of an access, which it may be a part of.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often a thread that closes is interrupted meanwhile.
+pub const CLOSE_REMINDER: Duration = Duration::from_millis(100);
+
+/// Descriptors of all peers that are not closed yet, beyond which no peer is let in. Why bounded: they count as open.
+pub const MAX_UNCLOSED: usize = 1024;
+
+/// The same of one client of a socket on which no descriptors are due: what one message can carry, twice.
+pub const MAX_UNCLOSED_OF_CLIENT: usize = 2 * KERNEL_MAX_FDS;
+
+/// Threads that a program with many peers has for it: peers that can each hold one up before nobody is heard any more.
+pub const CLOSING_THREADS: usize = 4;
+
 const _: () = assert!(
     MAX_REGION_INFO_BYTES as usize
         >= 32 + 16 + 16 * MAX_SPARSE_AREAS + 16 * MAX_REGION_CAPABILITIES

@@ -351,22 +351,31 @@ fn s23_more_descriptors_than_announced_lose_the_device_and_are_closed() {
     Arc::into_inner(probe).unwrap().expect_closed();
 }
 
+/// What a server that sends `count` descriptors with the answer to a read makes of it.
+fn read_with_descriptors(count: usize) -> Result<[u8; 4], ClientError> {
+    let probe = Arc::new(Probe::new());
+    let sent = probe.clone();
+    let (client, thread) = client_of(move |peer| {
+        let request = peer.recv();
+        let reply = message(request.id, 9, REPLY, &read_reply(&request, &[1; 4]));
+        peer.send_with_fds(&reply, &vec![sent.fd(); count]);
+        while peer.try_recv().is_some() {}
+    });
+    let found = read(&client);
+    drop(client);
+    thread.join().unwrap();
+    Arc::into_inner(probe).unwrap().expect_closed();
+    found
+}
+
 #[test]
-fn s22_s23_any_number_of_descriptors_with_an_access_is_closed_unseen() {
-    for count in [1, 17, 253] {
-        let probe = Arc::new(Probe::new());
-        let sent = probe.clone();
-        let (client, thread) = client_of(move |peer| {
-            let request = peer.recv();
-            let reply = message(request.id, 9, REPLY, &read_reply(&request, &[1; 4]));
-            peer.send_with_fds(&reply, &vec![sent.fd(); count]);
-            peer.serve_reads();
-        });
-        assert_eq!(read(&client), Ok([1; 4]));
-        expect_alive(&client);
-        drop(client);
-        thread.join().unwrap();
-        Arc::into_inner(probe).unwrap().expect_closed();
+fn s22_s23_descriptors_with_an_access_are_closed_and_too_many_lose_the_device() {
+    for count in [1, 16] {
+        assert_eq!(read_with_descriptors(count), Ok([1; 4]));
+    }
+    for count in [17, 253] {
+        let cause = lost(read_with_descriptors(count).unwrap_err());
+        assert!(matches!(cause, LostCause::Protocol { .. }), "{cause}");
     }
 }
 

@@ -101,7 +101,7 @@ fn golden_dma_map_and_unmap() {
         fd: None,
     };
     assert_eq!(written(|out| map.encode(out)), bytes);
-    let read = DmaMap::decode_request(&bytes, vec![memfd(1)]).unwrap();
+    let read = DmaMap::decode_request(&bytes, vec![memfd(1).into()]).unwrap();
     assert_eq!(
         (read.range, read.file_offset, read.flags),
         (map.range, 0x2000, map.flags)
@@ -155,7 +155,8 @@ fn golden_region_info() {
     let full = hex(&format!("50000000 {head} {sparse} {list}"));
     assert_eq!(full.len(), 80);
     assert_eq!(written(|out| reply.encode(80, out)), full);
-    let read = protocol::RegionInfo::decode(&full, RegionIndex::BAR2, vec![memfd(1)]).unwrap();
+    let read =
+        protocol::RegionInfo::decode(&full, RegionIndex::BAR2, vec![memfd(1).into()]).unwrap();
     assert_eq!((read.size, read.offset), (0x4000, 0x8000));
     assert_eq!(read.areas, areas);
 }

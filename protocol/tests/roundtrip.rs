@@ -104,7 +104,7 @@ proptest! {
             flags: DmaMapFlags::from_bits_retain(flags),
             fd: None,
         };
-        let fds = if with_fd { vec![memfd(1)] } else { vec![] };
+        let fds = if with_fd { vec![memfd(1).into()] } else { vec![] };
         let read = DmaMap::decode_request(&written(|out| map.encode(out)), fds).unwrap();
         prop_assert_eq!((read.range, read.file_offset, read.flags), (range, map.file_offset, map.flags));
         prop_assert_eq!(read.fd.is_some(), with_fd);
@@ -138,7 +138,7 @@ proptest! {
         let bytes = written(|out| reply.encode(8192, out));
         let head = RegionInfoHead::decode(&bytes, RegionIndex::BAR4).unwrap();
         prop_assert_eq!(head.argsz as usize, bytes.len());
-        let read = RegionInfo::decode(&bytes, RegionIndex::BAR4, vec![memfd(1)]).unwrap();
+        let read = RegionInfo::decode(&bytes, RegionIndex::BAR4, vec![memfd(1).into()]).unwrap();
         prop_assert_eq!((read.size, read.offset), (reply.size, reply.offset));
         let whole = [SparseArea { offset: 0, size }];
         prop_assert_eq!(&read.areas[..], if areas.is_empty() { &whole[..] } else { &areas[..] });
@@ -163,7 +163,7 @@ proptest! {
         let bytes = written(|out| io_fds::encode_reply(index, &entries, MAX, out));
         let head = IoFdsHead::decode(&bytes, index).unwrap();
         prop_assert_eq!(head.argsz as usize, bytes.len());
-        let fds = (0..3).map(|_| memfd(1)).collect();
+        let fds = (0..3).map(|_| memfd(1).into()).collect();
         prop_assert_eq!(IoFds::decode(&bytes, index, 0x1000, fds).unwrap().entries, entries);
         let request = IoFdsRequest { index, argsz: head.argsz };
         prop_assert_eq!(IoFdsRequest::decode(&written(|out| request.encode(out))), Ok(request));
@@ -275,7 +275,7 @@ proptest! {
                 error: 0,
             },
             body: &body,
-            fds: (0..fds).map(|_| memfd(1)).collect(),
+            fds: (0..fds).map(|_| memfd(1).into()).collect(),
             fds_on_body: false,
         };
         let context = DecodeContext { write_multiple: true, ..DecodeContext::UNSTATED };
@@ -296,7 +296,7 @@ proptest! {
                 capability.copy_from_slice(&[1, 0, 1, 0]);
             }
         }
-        if let Ok(info) = RegionInfo::decode(&body, RegionIndex::BAR0, vec![memfd(1)]) {
+        if let Ok(info) = RegionInfo::decode(&body, RegionIndex::BAR0, vec![memfd(1).into()]) {
             let mut end = 0;
             for area in &info.areas {
                 prop_assert!(area.offset >= end && area.size > 0);

@@ -71,7 +71,7 @@ fn decode(command: u16, body: &[u8], fds: usize) -> Result<(), Errno> {
             error: 0,
         },
         body,
-        fds: (0..fds).map(|_| memfd(1)).collect(),
+        fds: (0..fds).map(|_| memfd(1).into()).collect(),
         fds_on_body: false,
     };
     let context = DecodeContext {
@@ -146,7 +146,7 @@ fn answer_cut_anywhere_is_refused() {
         "38000000 00000000 00000000 01000000 {p} 0400000000000000 00000000 00000000 01000000 00000000 {p}"
     ));
     cuts("IO_FDS", &io_fds, |body| {
-        IoFds::decode(body, RegionIndex::BAR0, 0x2000, vec![memfd(1)]).is_ok()
+        IoFds::decode(body, RegionIndex::BAR0, 0x2000, vec![memfd(1).into()]).is_ok()
     });
     let access = RegionAccess {
         region: RegionIndex::BAR0,

@@ -5,6 +5,7 @@
 //! Not here: the socket's file and its mode, and what is counted.
 //! Limits: `MAX_REQUEST_BYTES`; `PATIENCE` for a whole connection, so a client can delay others by that.
 
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{SendFlags, SocketFlags};
 
 /// Longest request, in bytes. Agents send a few headers.
 const MAX_REQUEST_BYTES: usize = 4096;
@@ -38,6 +39,21 @@ pub fn socket_path(text: &str) -> Result<PathBuf, String> {
 pub struct Exporter {
     listener: OwnedFd,
     registry: Registry,
+    clients: Clients,
+}
+
+/// What reads from a client without waiting, and closes what it sends beside bytes.
+pub trait Stream: Read + AsFd {}
+
+impl<T: Read + AsFd> Stream for T {}
+
+/// How clients are let in.
+#[derive(Debug, Clone, Copy)]
+pub struct Clients {
+    /// Whether one may come now; those that come meanwhile wait.
+    pub may_come: fn() -> bool,
+    /// Takes the connected socket of one.
+    pub adopt: fn(OwnedFd) -> Box<dyn Stream>,
 }
 
 /// A connection that is over before its request is answered.
@@ -51,21 +67,26 @@ enum Ended {
 
 impl Exporter {
     /// `listener` is a Unix stream socket that listens.
-    pub fn new(listener: OwnedFd, registry: Registry) -> std::io::Result<Exporter> {
+    pub fn new(
+        listener: OwnedFd,
+        registry: Registry,
+        clients: Clients,
+    ) -> std::io::Result<Exporter> {
         rustix::io::ioctl_fionbio(&listener, true)?;
-        Ok(Exporter { listener, registry })
+        Ok(Exporter {
+            listener,
+            registry,
+            clients,
+        })
     }
 
     /// Serves until `stop` is readable.
     pub fn serve(&self, stop: impl AsFd) {
         let stop = stop.as_fd();
         while wait(self.listener.as_fd(), PollFlags::IN, stop, None).is_ok() {
-            match rustix::net::accept_with(
-                &self.listener,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            ) {
-                Ok(client) => {
-                    if matches!(self.answer(client.as_fd(), stop), Err(Ended::Stop)) {
+            match self.accept() {
+                Ok(mut client) => {
+                    if matches!(self.answer(&mut *client, stop), Err(Ended::Stop)) {
                         return;
                     }
                 }
@@ -80,7 +101,15 @@ impl Exporter {
         }
     }
 
-    fn answer(&self, client: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> Result<(), Ended> {
+    fn accept(&self) -> Result<Box<dyn Stream>, Errno> {
+        if !(self.clients.may_come)() {
+            return Err(Errno::NOBUFS);
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        rustix::net::accept_with(&self.listener, flags).map(self.clients.adopt)
+    }
+
+    fn answer(&self, client: &mut dyn Stream, stop: BorrowedFd<'_>) -> Result<(), Ended> {
         let give_up = Instant::now().checked_add(PATIENCE);
         let request = receive(client, stop, give_up)?;
         let (status, body) = if is_for_metrics(&request) {
@@ -97,13 +126,13 @@ impl Exporter {
             "HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             body.len()
         );
-        send(client, (head + &body).as_bytes(), stop, give_up)
+        send(client.as_fd(), (head + &body).as_bytes(), stop, give_up)
     }
 }
 
 /// The head of the request, as far as the empty line.
 fn receive(
-    client: BorrowedFd<'_>,
+    client: &mut dyn Stream,
     stop: BorrowedFd<'_>,
     give_up: Option<Instant>,
 ) -> Result<Vec<u8>, Ended> {
@@ -113,11 +142,12 @@ fn receive(
         if request.len() >= MAX_REQUEST_BYTES {
             return Err(Ended::Client);
         }
-        wait(client, PollFlags::IN, stop, give_up)?;
-        match rustix::net::recv(client, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(Ended::Client),
-            Ok((length, _)) => request.extend(buffer.iter().take(length)),
-            Err(Errno::AGAIN | Errno::INTR) => {}
+        wait(client.as_fd(), PollFlags::IN, stop, give_up)?;
+        match client.read(&mut buffer) {
+            Ok(0) => return Err(Ended::Client),
+            Ok(length) => request.extend(buffer.iter().take(length)),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(_) => return Err(Ended::Client),
         }
     }

@@ -4,7 +4,9 @@
 //! main socket, its requests and their answers go through as they are.
 //! Limits: one client.
 
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,11 +14,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::deadline::PROCESS;
 use crate::raw_message::RawMessage;
+use crate::raw_peer::fuse;
 
 /// What the VMM is sent.
 #[derive(Debug)]
 pub enum Step {
     Send(RawMessage),
+    /// With a descriptor beside its own that is not closed here.
+    SendWith(RawMessage, Arc<fuse::Held>),
     /// One byte at a time, with pauses.
     Trickle(Vec<u8>, Duration),
     Wait(Duration),
@@ -74,6 +79,7 @@ fn session(client: &UnixStream, server: &UnixStream, bend: &mut impl Bend) -> Re
         for step in bend.reply(&request, reply)? {
             match step {
                 Step::Send(message) => message.send(client)?,
+                Step::SendWith(message, file) => message.send_with(client, &[file.as_fd()])?,
                 Step::Trickle(bytes, pause) => trickle(client, &bytes, pause)?,
                 Step::Wait(time) => std::thread::sleep(time),
                 Step::Close => return Ok(()),

@@ -6,7 +6,7 @@
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
@@ -87,8 +87,14 @@ impl RawMessage {
     }
 
     /// Sends it, whatever its bytes say.
-    pub fn send(&self, mut to: &UnixStream) -> Result<()> {
-        let borrowed: Vec<_> = self.fds.iter().map(AsFd::as_fd).collect();
+    pub fn send(&self, to: &UnixStream) -> Result<()> {
+        self.send_with(to, &[])
+    }
+
+    /// The same with more descriptors.
+    pub fn send_with(&self, mut to: &UnixStream, more: &[BorrowedFd<'_>]) -> Result<()> {
+        let own = self.fds.iter().map(AsFd::as_fd);
+        let borrowed: Vec<_> = own.chain(more.iter().copied()).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         anyhow::ensure!(

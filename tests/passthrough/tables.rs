@@ -236,6 +236,7 @@ fn kind(thread: &str) -> Result<Thread> {
         "qmp" => Thread::Qmp,
         "qmp-commands" | "qmp-devices" => Thread::QmpCommands,
         "metrics" => Thread::Metrics,
+        "closing" => Thread::Closing,
         _ => anyhow::bail!("a thread called {thread} has no table"),
     })
 }

@@ -2,10 +2,13 @@
 
 use std::io::Write;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use harness::bare_guest;
 use harness::deadline::PROCESS;
 use harness::proc_files;
+use harness::raw_message::RawMessage;
+use harness::raw_peer::lingering;
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 
 use crate::machine::Machine;
@@ -76,5 +79,35 @@ fn clients_that_come_and_go_leave_nothing() -> Result<()> {
     harness::deadline::eventually("the clients are gone", PROCESS, || {
         held().ok().filter(|now| *now <= before)
     })?;
+    machine.quit()
+}
+
+#[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
+fn client_that_sends_a_socket_that_lingers_holds_up_nobody() -> Result<()> {
+    let machine = Machine::start(bare_guest::HALT, &[])?;
+    let mut other = machine.client()?;
+    let stream = machine.connect()?;
+    let (socket, _reader) = lingering::tcp_socket()?;
+    let greeting = RawMessage {
+        bytes: br#"{"execute":"qmp_capabilities"}"#.to_vec(),
+        fds: vec![socket],
+    };
+    // The VMM takes it when nobody else has it any more.
+    let family = machine.process.family()?;
+    let signal = |signal| -> Result<()> {
+        for pid in &family {
+            let pid = Pid::from_raw(pid.cast_signed()).context("a process")?;
+            rustix::process::kill_process(pid, signal)?;
+        }
+        Ok(())
+    };
+    signal(Signal::STOP)?;
+    greeting.send(&stream)?;
+    drop(greeting);
+    signal(Signal::CONT)?;
+    other.succeed(r#"{"execute":"query-status"}"#)?;
+    drop(stream);
+    other.succeed(r#"{"execute":"query-status"}"#)?;
     machine.quit()
 }

@@ -1,6 +1,7 @@
 //! Descriptions that make no sense: regions, interrupts, configuration space, files.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result};
@@ -209,7 +210,9 @@ fn d17_d19_d20_file_that_cannot_be_a_bar_is_refused() -> Result<()> {
             "ends before",
         ),
         (Some(eventfd(0, EventfdFlags::CLOEXEC)?), "map the area"),
-        (Some(rustix::pipe::pipe()?.0), "map the area"),
+        (Some(rustix::pipe::pipe()?.0), "no device"),
+        // Of a kind that can be mapped, and whose end may be waited for.
+        (Some(TcpListener::bind("127.0.0.1:0")?.into()), "no device"),
         (Some(File::open("/dev/null")?.into()), "map the area"),
         // A regular file that is no memory.
         (Some(File::open("/proc/version")?.into()), "no memory"),

@@ -9,6 +9,7 @@ mod attached;
 mod answers;
 mod lost;
 mod interrupts;
+mod held;
 mod hostile;
 mod doorbells;
 mod message_dma;

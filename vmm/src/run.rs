@@ -17,10 +17,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use protocol::closing::is_full;
+use protocol::transport::ByteStream;
 use rustix::event::{EventfdFlags, eventfd};
 use sandbox::enter::EnterError;
 use serde_json::Value;
-use telemetry::metrics::Exporter;
+use telemetry::metrics::{Clients, Exporter};
 
 use crate::address_space::Overlap;
 use crate::config::{Config, StageConfig};
@@ -150,7 +152,7 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
     let sockets = std::mem::take(&mut inherited.devices);
     let metrics = inherited.metrics.take();
     let mut board = Board::build(config, inherited, &qmp, &threads, &stages)?;
-    // 4. What serves the operator. All threads exist now; none reads a peer's byte before all are confined.
+    // 4. What serves the operator, and what closes for all. All threads exist now; none reads a peer's byte before all are confined.
     let mut service = Service {
         no_reboot: config.no_reboot,
         ended: Arc::default(),
@@ -161,6 +163,9 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
     if let Some(listener) = metrics {
         export(&threads, listener, &board)?;
     }
+    threads
+        .start_closing()
+        .map_err(io("Start the threads that close"))?;
     let enforced = jail.close(threads.complete())?;
     tracing::info!(%enforced, "Sandbox");
     let _first = service
@@ -193,7 +198,12 @@ pub fn run_vmm(stage: StageConfig) -> Result<ExitReason, RunError> {
 /// Starts the thread that answers who reads metrics. It lives as long as the process.
 fn export(threads: &Threads, listener: OwnedFd, board: &Board) -> Result<(), RunError> {
     let failed = io("Prepare the metrics socket");
-    let exporter = Exporter::new(listener, hotplug::registry(&board.devices)).map_err(failed)?;
+    let clients = Clients {
+        may_come: || !is_full(),
+        adopt: |socket| Box::new(ByteStream::new(socket)),
+    };
+    let registry = hotplug::registry(&board.devices);
+    let exporter = Exporter::new(listener, registry, clients).map_err(failed)?;
     let never = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let started = threads.start(Kind::Metrics, "metrics", move || exporter.serve(never));
     started.map_err(failed)?;

@@ -4,12 +4,16 @@
 //! filter of its kind, and only when all have one do they begin: no thread reads a peer's byte before the whole
 //! process is confined, since one that is taken over could use another's freedom.
 
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use protocol::closing;
+use protocol::limits::CLOSING_THREADS;
 pub use sandbox::roles::vmm::Thread as Kind;
+use vmm_sys_util::signal::register_signal_handler;
 
 #[cfg(test)]
 mod tests;
@@ -96,6 +100,16 @@ impl Threads {
         Ok(Started { handle, id })
     }
 
+    /// Starts those that close what peers sent (`protocol::closing`).
+    pub fn start_closing(&self) -> io::Result<()> {
+        prepare_closing(CLOSING_THREADS)?;
+        for number in 0..CLOSING_THREADS {
+            let name = format!("closing{number}");
+            self.start(Kind::Closing, &name, closing::close_for_others)?;
+        }
+        Ok(())
+    }
+
     /// No more are started.
     pub fn complete(self) -> AllThreads {
         AllThreads { gate: self.gate }
@@ -163,6 +177,24 @@ impl Gate {
         true
     }
 }
+
+/// Starts the one of a process that does not confine its threads.
+pub fn start_closing_alone() -> io::Result<()> {
+    prepare_closing(1)?;
+    std::thread::Builder::new()
+        .name("closing".to_owned())
+        .spawn(closing::close_for_others)
+        .map(drop)
+}
+
+fn prepare_closing(threads: usize) -> io::Result<()> {
+    register_signal_handler(closing::INTERRUPT as c_int, ignore)?;
+    closing::promise(threads);
+    Ok(())
+}
+
+/// A signal that only has to end a wait in the kernel.
+extern "C" fn ignore(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
 /// The calling thread's number on the host. In a pid namespace of its own the thread itself knows another one.
 fn own_number(proc: Option<Arc<OwnedFd>>) -> i32 {

@@ -20,10 +20,10 @@
 // UNSAFETY: one call of write(2), which only reads memory, with an address at which there is none.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use protocol::Errno;
+use protocol::{Errno, ReceivedFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
@@ -36,13 +36,13 @@ const FILE_TYPE_MASK: u16 = 0o170_000;
 /// An eventfd that the client sent for interrupts.
 #[derive(Debug)]
 pub struct Eventfd {
-    fd: OwnedFd,
+    fd: ReceivedFd,
     signaller: Arc<Signaller>,
 }
 
 impl Eventfd {
     /// Takes over a file descriptor that is an eventfd. Anything else is closed and refused.
-    pub fn adopt(fd: OwnedFd, signaller: &Arc<Signaller>) -> Result<Eventfd, Errno> {
+    pub fn adopt(fd: ReceivedFd, signaller: &Arc<Signaller>) -> Result<Eventfd, Errno> {
         if !is_eventfd(fd.as_fd()) {
             return Err(Errno::INVAL);
         }

@@ -3,10 +3,9 @@
 //! An interrupt on a masked vector is kept as one pending interrupt and fires at the unmask; one on a vector that has
 //! no eventfd is dropped. The number of vectors is fixed at creation; requests come with checked ranges.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use protocol::{Errno, IrqAction, IrqData, SetIrqs};
+use protocol::{Errno, IrqAction, IrqData, ReceivedFd, SetIrqs};
 
 use crate::irq::eventfd::Eventfd;
 use crate::irq::signaller::Signaller;
@@ -88,7 +87,7 @@ impl Vectors {
 fn bind(
     chosen: &mut [Vector],
     action: IrqAction,
-    fds: Vec<OwnedFd>,
+    fds: Vec<ReceivedFd>,
     signaller: &Arc<Signaller>,
 ) -> Result<(), Errno> {
     if action != IrqAction::Trigger {

@@ -5,7 +5,8 @@
 use std::os::fd::AsFd;
 
 use protocol::{
-    BadField, DmaMap, Errno, IrqAction, IrqData, IrqInfoFlags, RegionFlags, RegionIndex, SetIrqs,
+    BadField, DmaMap, Errno, IrqAction, IrqData, IrqInfoFlags, ReceivedFd, RegionFlags,
+    RegionIndex, SetIrqs,
 };
 
 use crate::backend::{DeviceDescription, Irq, Region};
@@ -55,8 +56,8 @@ pub(super) fn access(device: &DeviceDescription, target: Target) -> Result<(), B
     Ok(())
 }
 
-/// The vectors exist, can be masked if that is asked, and every descriptor is an eventfd.
-pub(super) fn irqs(irq: Irq, request: &SetIrqs) -> Result<(), BadField> {
+/// The vectors exist, can be masked if that is asked, and every descriptor is an eventfd, which closes at once.
+pub(super) fn irqs(irq: Irq, request: SetIrqs) -> Result<SetIrqs, BadField> {
     let end = request.start.checked_add(request.count);
     if end.is_none_or(|end| end > irq.count) {
         return Err(BadField::invalid(
@@ -74,31 +75,38 @@ pub(super) fn irqs(irq: Irq, request: &SetIrqs) -> Result<(), BadField> {
             request.index.0,
         ));
     }
-    let fds = match &request.data {
-        IrqData::None | IrqData::Bool(_) => return Ok(()),
+    let fds = match request.data {
+        IrqData::None | IrqData::Bool(_) => return Ok(request),
         IrqData::Eventfd(fds) => fds,
     };
-    match fds
+    if let Some(position) = fds
         .iter()
         .position(|fd| !crate::irq::is_eventfd(fd.as_fd()))
     {
-        None => Ok(()),
-        Some(position) => Err(BadField::invalid(
+        return Err(BadField::invalid(
             "file descriptor (not an eventfd)",
             u64::try_from(position).unwrap_or(u64::MAX),
-        )),
+        ));
     }
+    let eventfds = fds.into_iter().map(ReceivedFd::harmless).collect();
+    Ok(SetIrqs {
+        data: IrqData::Eventfd(eventfds),
+        ..request
+    })
 }
 
-/// The memory of a map is of a kind that can be shared; memory without a descriptor always is.
-pub(super) fn memory(map: &DmaMap) -> Result<(), BadField> {
-    let Some(fd) = &map.fd else { return Ok(()) };
-    match MemorySource::check(fd.as_fd(), map.file_offset, map.range, map.flags) {
-        Ok(_) => Ok(()),
-        Err(refusal) => Err(BadField {
+/// The memory of a map is of a kind that can be shared, which closes at once; memory without a descriptor always is.
+pub(super) fn memory(map: DmaMap) -> Result<DmaMap, BadField> {
+    let Some(fd) = map.fd else { return Ok(map) };
+    if let Err(refusal) = MemorySource::check(fd.as_fd(), map.file_offset, map.range, map.flags) {
+        return Err(BadField {
             errno: refusal.errno,
             field: refusal.reason,
             value: map.file_offset,
-        }),
+        });
     }
+    Ok(DmaMap {
+        fd: Some(fd.harmless()),
+        ..map
+    })
 }

@@ -73,7 +73,7 @@ impl<'d> Dispatcher<'d> {
             Command::Version(_) => {
                 Err(BadField::invalid("command (VERSION a second time)", 1u32).into())
             }
-            Command::DmaMap(map) => self.dma_map(&map),
+            Command::DmaMap(map) => self.dma_map(map),
             Command::DmaUnmap(unmap) => self.dma_unmap(unmap),
             Command::DeviceInfo => Ok(self.device_info()),
             Command::RegionInfo(request) => self.region_info(request),
@@ -149,7 +149,7 @@ impl<'d> Dispatcher<'d> {
         if request.disables_index() && irq.count == 0 {
             return Ok(Reply::Done);
         }
-        checks::irqs(irq, &request)?;
+        let request = checks::irqs(irq, request)?;
         let index = request.index.0;
         self.backend
             .set_irqs(request)
@@ -242,14 +242,14 @@ impl<'d> Dispatcher<'d> {
         Ok(Reply::Done)
     }
 
-    fn dma_map(&mut self, map: &DmaMap) -> Result<Reply<'static>, Refused> {
+    fn dma_map(&mut self, map: DmaMap) -> Result<Reply<'static>, Refused> {
         let start = map.range.start().0;
         self.maps
             .check_insert(map.range)
             .map_err(|error| BadField::invalid("address", start).with_errno(error.errno()))?;
-        checks::memory(map)?;
+        let map = checks::memory(map)?;
         self.backend
-            .dma_map(map)
+            .dma_map(&map)
             .map_err(|errno| device_refused("address", start, errno))?;
         self.maps
             .insert(map.range, ())

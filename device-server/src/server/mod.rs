@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use protocol::messages::version::{Capabilities, TwinSocket};
 use protocol::server::{ServerConfig, ServerDeadlines};
-use protocol::{Errno, limits};
+use protocol::{Errno, ReceivedFd, closing, limits};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
@@ -173,7 +173,7 @@ pub fn serve(
                 negotiation: INHERITED_NEGOTIATION,
                 ..config.clone()
             };
-            serve_client(stream, &mut *backend, &patient, shutdown)
+            serve_client(stream.into(), &mut *backend, &patient, shutdown)
         }
         Source::Listening(listener) => {
             while let Some(stream) = next_client(&listener, config, shutdown)? {
@@ -193,12 +193,13 @@ fn next_client(
     listener: &Listener,
     config: &ServeConfig,
     shutdown: &Shutdown,
-) -> Result<Option<OwnedFd>, ServeError> {
+) -> Result<Option<ReceivedFd>, ServeError> {
     let failed = |errno: Errno| ServeError::Accept {
         device: config.device.clone(),
         source: errno.into(),
     };
     loop {
+        wait_for_closing(shutdown);
         let mut poll = [
             PollFd::new(shutdown, PollFlags::IN),
             PollFd::new(listener, PollFlags::IN),
@@ -212,7 +213,7 @@ fn next_client(
             return Ok(None);
         }
         match listener.accept() {
-            Ok(Some(stream)) => return Ok(Some(stream)),
+            Ok(Some(stream)) => return Ok(Some(stream.into())),
             Ok(None) => {}
             // The host is short of something for a moment; the client waits in the backlog.
             Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
@@ -224,6 +225,23 @@ fn next_client(
     }
 }
 
+/// Waits while nothing that a client sends could be closed again, or until shutdown is requested.
+fn wait_for_closing(shutdown: &Shutdown) {
+    if !closing::is_full() {
+        return;
+    }
+    tracing::error!(
+        clients = limits::CLOSING_THREADS,
+        "No client is accepted: file descriptors that earlier ones sent do not close. End the process of their file system \
+         (/sys/fs/fuse/connections/N/abort)"
+    );
+    while closing::is_full() && !shutdown.requested() {
+        closing::interrupt();
+        wait_for_resources(shutdown);
+    }
+    tracing::info!("Clients are accepted again");
+}
+
 /// Waits a while, or until shutdown is requested.
 fn wait_for_resources(shutdown: &Shutdown) {
     let mut poll = [PollFd::new(shutdown, PollFlags::IN)];
@@ -233,7 +251,7 @@ fn wait_for_resources(shutdown: &Shutdown) {
 
 /// One client from its first byte until the device has forgotten it.
 fn serve_client(
-    stream: OwnedFd,
+    stream: ReceivedFd,
     backend: &mut dyn Backend,
     config: &ServeConfig,
     shutdown: &Shutdown,

@@ -5,14 +5,13 @@
 //! (`EventSource`), for which the thread polls, but only while the device has such a thing.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use protocol::limits;
 use protocol::messages::write_multi::WriteMultiEntry;
 use protocol::server::{CloseReason, Connection, DmaError, Event, Request, RequestToken};
 use protocol::transport::SocketError;
-use protocol::{BadField, Command, Errno, Iova, Refusal, Reply};
+use protocol::{BadField, Command, Errno, Iova, ReceivedFd, Refusal, Reply};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::backend::{Backend, MessageDma};
@@ -59,7 +58,7 @@ impl fmt::Display for Ending {
 impl<'s> Session<'s> {
     /// Takes over a connected socket.
     pub(super) fn new(
-        stream: OwnedFd,
+        stream: ReceivedFd,
         config: &'s ServeConfig,
         shutdown: &'s Shutdown,
     ) -> Result<Session<'s>, SocketError> {

@@ -95,9 +95,14 @@ impl AsFd for Shutdown {
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        self.shutdown
-            .watched()
-            .0
-            .retain(|(number, _)| *number != self.number);
+        let mut watched = self.shutdown.watched();
+        let sockets = &mut watched.0;
+        let place = sockets
+            .iter()
+            .position(|(number, _)| *number == self.number);
+        let socket = place.map(|place| sockets.swap_remove(place));
+        // Closing it may take a while, and nobody else waits for that.
+        drop(watched);
+        drop(socket);
     }
 }

@@ -14,6 +14,7 @@
 mod framing;
 mod version;
 mod fds;
+mod held;
 mod dma_map;
 mod dma_unmap;
 mod info;

@@ -4,12 +4,11 @@
 //! device. The thread that asks leads until it has all: their answers may bring descriptors, which others have no room for.
 //! Limit: `MAX_QUESTIONS` in flight.
 
-use std::os::fd::OwnedFd;
+use crate::received_fd::ReceivedFd;
 
 use super::engine::{Call, Engine, answered};
 use super::error::ClientError;
 use super::in_flight::{Lead, Ticket};
-use super::lead::Fds;
 use crate::header::HeaderFlags;
 use crate::limits::MAX_QUESTIONS;
 use crate::refusal::BadField;
@@ -22,7 +21,7 @@ impl Engine {
     pub(super) fn call_each<R>(
         &self,
         calls: &[Call<'_>],
-        mut read: impl FnMut(usize, &[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        mut read: impl FnMut(usize, &[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<Vec<R>, Unanswered> {
         let mut answers = Vec::new();
         for batch in calls.chunks(MAX_QUESTIONS) {
@@ -74,7 +73,7 @@ impl Engine {
         &self,
         ticket: &Ticket,
         lead: &mut Option<Lead>,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
         let command = ticket.command;
         // It may have come before that of an earlier question.
@@ -94,7 +93,7 @@ impl Engine {
         &self,
         ticket: &Ticket,
         lead: &mut Option<Lead>,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
         if let Some(cause) = self.lost() {
             return Err(ClientError::Lost(cause));
@@ -104,9 +103,7 @@ impl Engine {
             Some(lead) => lead,
             None => lead.insert(self.await_lead(ticket)?),
         };
-        let header = self
-            .lead(lead, ticket, Fds::Taken)
-            .map_err(ClientError::Lost)?;
+        let header = self.lead(lead, ticket).map_err(ClientError::Lost)?;
         let frame = lead.take(header);
         let failed = header.flags.error();
         let result = if failed { Err(header.errno()) } else { Ok(()) };

@@ -3,17 +3,18 @@
 use super::counters::{Counters, MessageCounters};
 use super::error::{ClientError, LostCause};
 use super::in_flight::{InFlight, Lead, POSTED_ID, Ticket, Turn};
-use super::lead::Fds;
 use super::serve::Server;
 use super::service::watch;
 use super::session::{Action, Event, Session};
 use crate::header::{CommandCode, HeaderFlags};
 use crate::ids::MessageId;
 use crate::messages::version::Capabilities;
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
 use crate::transport::{FrameReceiver, FrameSender, Outgoing, Patience, StreamSocket};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +29,6 @@ pub(super) struct Call<'a> {
     pub(super) time: Duration,
     /// The event loop, where there is one, looks whether it is late.
     pub(super) minded: bool,
-    /// The answer may bring file descriptors.
-    pub(super) takes_fds: bool,
 }
 
 /// The second socket, for the server's requests.
@@ -46,8 +45,6 @@ pub(super) struct Engine {
     pub(super) socket: StreamSocket,
     pub(super) sender: FrameSender,
     pub(super) twin: Option<Twin>,
-    /// The server may ask on the main socket.
-    pub(super) requests_on_main: bool,
     /// Watches both sockets; what an event loop polls.
     pub(super) watch: OwnedFd,
     /// Ticks while accesses rely on `service`.
@@ -91,7 +88,6 @@ impl Engine {
         Ok(Self {
             sender: FrameSender::new(parts.socket.clone()),
             twin,
-            requests_on_main,
             watch,
             clock: OnceLock::new(),
             in_flight: InFlight::new(parts.receiver),
@@ -160,24 +156,20 @@ impl Engine {
     pub(super) fn call<R>(
         &self,
         call: &Call<'_>,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
         if let Some(cause) = self.lost() {
             return Err(ClientError::Lost(cause));
         }
         let (ticket, mut lead) = self.ticket(call)?;
-        if call.takes_fds && lead.is_none() {
-            // Nobody else reads while descriptors may come: others have no room for them.
-            lead = Some(self.await_lead(&ticket)?);
-        }
         let sent = self.send(call, ticket.id, HeaderFlags::COMMAND, &mut || {
             // The server may have to get rid of its answers before it reads on.
-            if let Some(lead) = lead.take_if(|_| !call.takes_fds) {
+            if let Some(lead) = lead.take() {
                 self.in_flight.stop_leading(lead);
             }
         });
         let result = match (sent, lead) {
-            (Ok(()), Some(lead)) => self.lead_to_answer(lead, &ticket, call.takes_fds, read),
+            (Ok(()), Some(lead)) => self.lead_to_answer(lead, &ticket, read),
             (Ok(()), None) => self.await_answer(&ticket, read),
             (Err(cause), lead) => {
                 self.in_flight.abandon(&ticket);
@@ -267,7 +259,7 @@ impl Engine {
     fn await_answer<R>(
         &self,
         ticket: &Ticket,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
         let command = ticket.command;
         loop {
@@ -289,7 +281,7 @@ impl Engine {
                     self.in_flight.finish(ticket, answer.body);
                     return result;
                 }
-                Turn::Lead(lead) => return self.lead_to_answer(lead, ticket, false, read),
+                Turn::Lead(lead) => return self.lead_to_answer(lead, ticket, read),
             }
         }
     }
@@ -298,15 +290,9 @@ impl Engine {
         &self,
         mut lead: Lead,
         ticket: &Ticket,
-        takes_fds: bool,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
-        let fds = if takes_fds {
-            Fds::Taken
-        } else {
-            Fds::ClosedUnseen
-        };
-        let result = match self.lead(&mut lead, ticket, fds) {
+        let result = match self.lead(&mut lead, ticket) {
             Ok(header) => {
                 let frame = lead.take(header);
                 let failed = header.flags.error();

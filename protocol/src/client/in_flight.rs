@@ -12,9 +12,9 @@ use crate::frame::Frame;
 use crate::header::{CommandCode, Header};
 use crate::ids::MessageId;
 use crate::limits::{MAX_IN_FLIGHT, WATCH_PERIOD};
+use crate::received_fd::ReceivedFd;
 use crate::transport::{Deadline, FrameReceiver, Wait};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use table::{Asked, SlotState, Table};
@@ -73,7 +73,7 @@ pub(super) type Lead = Box<FrameReceiver>;
 pub(super) struct Answer {
     pub(super) result: Result<(), Errno>,
     pub(super) body: Vec<u8>,
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) fds: Vec<ReceivedFd>,
 }
 
 /// Requests in flight on one connection.

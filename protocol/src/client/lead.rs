@@ -10,25 +10,14 @@ use crate::transport::{Deadline, FrameReceiver, Patience, RecvError, Wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Whether file descriptors may come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fds {
-    /// An answer in flight, or a request of the server, may bring some.
-    Taken,
-    /// None is due: the kernel closes what comes, and a read without room for them costs it less.
-    ClosedUnseen,
-}
-
 impl Engine {
     /// Reads for all until the ticket's own answer is whole in the receiver.
     pub(super) fn lead(
         &self,
         receiver: &mut FrameReceiver,
         ticket: &Ticket,
-        fds: Fds,
     ) -> Result<Header, LostCause> {
         let command = ticket.command;
-        receiver.take_fds(fds == Fds::Taken || self.requests_on_main);
         if self.clock.get().is_some() {
             receiver.forget_timer();
         }
@@ -152,7 +141,6 @@ impl Engine {
     }
 
     fn read_some(&self, receiver: &mut FrameReceiver) -> Result<(), LostCause> {
-        receiver.take_fds(true);
         for _ in 0..limits::MAX_SERVED_PER_CALL {
             match receiver.wait(Wait::Now) {
                 Ok(header) => self.handle(receiver, header, Patience::None)?,

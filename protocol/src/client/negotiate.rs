@@ -9,6 +9,7 @@ use crate::frame::Frame;
 use crate::header::{CommandCode, HeaderFlags};
 use crate::limits;
 use crate::messages::version::{Capabilities, TwinSocket, Version};
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
 use crate::transport::{
     Deadline, FrameReceiver, FrameSender, Outgoing, Patience, ReceiveLimits, StreamSocket, Wait,
@@ -184,7 +185,7 @@ fn agree(version: &Version, ours: &Capabilities) -> Result<Capabilities, BadFiel
 }
 
 fn twin_socket(
-    mut fds: Vec<OwnedFd>,
+    mut fds: Vec<ReceivedFd>,
     index: u32,
     main: &StreamSocket,
 ) -> Result<StreamSocket, BadField> {

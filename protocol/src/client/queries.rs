@@ -11,8 +11,8 @@ use crate::messages::io_fds::{self, IoFds, IoFdsHead, IoFdsRequest};
 use crate::messages::irq::{self, IrqInfo};
 use crate::messages::migration::{MigDataRead, MigDataWrite};
 use crate::messages::region_info::{self, RegionInfo, RegionInfoHead, RegionInfoRequest};
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
-use std::os::fd::OwnedFd;
 
 impl Client {
     /// What kind of device it is.
@@ -53,7 +53,6 @@ impl Client {
         let calls: Vec<Call<'_>> = heads
             .iter()
             .map(|head| Call {
-                takes_fds: true,
                 ..self.call(CommandCode::DEVICE_GET_REGION_INFO, head)
             })
             .collect();
@@ -92,11 +91,10 @@ impl Client {
         &self,
         index: RegionIndex,
         argsz: u32,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
         let head = region_request(index, argsz);
         let call = Call {
-            takes_fds: true,
             ..self.call(CommandCode::DEVICE_GET_REGION_INFO, &head)
         };
         self.engine.call(&call, |body, fds| {
@@ -134,12 +132,11 @@ impl Client {
         &self,
         index: RegionIndex,
         argsz: u32,
-        read: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<R, BadField>,
+        read: impl FnOnce(&[u8], Vec<ReceivedFd>) -> Result<R, BadField>,
     ) -> Result<R, ClientError> {
         let mut head = Vec::new();
         IoFdsRequest { index, argsz }.encode(&mut head);
         let call = Call {
-            takes_fds: true,
             ..self.call(CommandCode::DEVICE_GET_REGION_IO_FDS, &head)
         };
         self.engine.call(&call, |body, fds| {
@@ -237,7 +234,7 @@ enum FirstAnswer {
 }
 
 impl FirstAnswer {
-    fn decode(body: &[u8], index: RegionIndex, fds: Vec<OwnedFd>) -> Result<Self, BadField> {
+    fn decode(body: &[u8], index: RegionIndex, fds: Vec<ReceivedFd>) -> Result<Self, BadField> {
         let head = RegionInfoHead::decode(body, index)?;
         if head.argsz > region_info::HEAD_BYTES {
             return Ok(FirstAnswer::Needs(head.argsz));

@@ -264,7 +264,6 @@ impl Client {
             fds: &[],
             time: self.access_deadline,
             minded: false,
-            takes_fds: false,
         }
     }
 

@@ -7,7 +7,6 @@
 use super::engine::{Call, Engine, lock};
 use super::error::ClientError;
 use super::in_flight::{InFlight, Lead, NoTicket, Ticket};
-use super::lead::Fds;
 use super::session::Event;
 use crate::header::{CommandCode, HeaderFlags};
 use crate::messages::region::RegionAccess;
@@ -190,7 +189,7 @@ impl Engine {
                     self.lose(Event::Late { command });
                 }
                 Turn::Lead(mut receiver, ticket) => {
-                    if let Ok(header) = self.lead(&mut receiver, &ticket, Fds::Taken) {
+                    if let Ok(header) = self.lead(&mut receiver, &ticket) {
                         self.in_flight.deliver(receiver.take(header));
                     }
                     self.in_flight.stop_leading(receiver);

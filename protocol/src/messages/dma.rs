@@ -9,9 +9,9 @@
 use crate::codec::{Put, Reader};
 use crate::ids::{Iova, IovaRange};
 use crate::limits::{MAX_DMA_MAP_BYTES, PAGE_BYTES};
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
 
 pub use vfio_user::DmaMapFlags;
 
@@ -29,7 +29,7 @@ pub struct DmaMap {
     /// READ, WRITE or both; nothing else.
     pub flags: DmaMapFlags,
     /// The memory. Without it, it can be reached only by DMA_READ and DMA_WRITE.
-    pub fd: Option<OwnedFd>,
+    pub fd: Option<ReceivedFd>,
 }
 
 impl DmaMap {
@@ -49,7 +49,7 @@ impl DmaMap {
     ///
     /// # Errors
     /// Anything in it does not hold together. `fds` are closed then.
-    pub fn decode_request(body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self, BadField> {
+    pub fn decode_request(body: &[u8], mut fds: Vec<ReceivedFd>) -> Result<Self, BadField> {
         let mut reader = Reader::new(body);
         let (argsz, flags) = (reader.u32()?, reader.u32()?);
         let (offset, address, size) = (reader.u64()?, reader.u64()?, reader.u64()?);

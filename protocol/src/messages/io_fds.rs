@@ -9,8 +9,8 @@
 use crate::codec::{Put, Reader};
 use crate::ids::RegionIndex;
 use crate::limits;
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
-use std::os::fd::OwnedFd;
 
 /// Bytes of the fixed part.
 pub const HEAD_BYTES: u32 = 16;
@@ -58,12 +58,21 @@ pub struct IoFd {
 }
 
 /// What a server says of the file descriptors of a region.
-#[derive(Debug, Default)]
-pub struct IoFds {
+#[derive(Debug)]
+pub struct IoFds<F = ReceivedFd> {
     /// The parts.
     pub entries: Vec<IoFd>,
     /// The descriptors that `fd_index` counts.
-    pub fds: Vec<OwnedFd>,
+    pub fds: Vec<F>,
+}
+
+impl<F> Default for IoFds<F> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            fds: Vec::new(),
+        }
+    }
 }
 
 impl IoFd {
@@ -194,7 +203,7 @@ impl IoFds {
         body: &[u8],
         index: RegionIndex,
         region_size: u64,
-        fds: Vec<OwnedFd>,
+        fds: Vec<ReceivedFd>,
     ) -> Result<Self, BadField> {
         let head = IoFdsHead::decode(body, index)?;
         let entry_bytes = head.entry_bytes()?;

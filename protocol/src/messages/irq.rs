@@ -8,8 +8,8 @@
 use crate::codec::{Put, Reader};
 use crate::ids::IrqIndex;
 use crate::limits;
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
-use std::os::fd::OwnedFd;
 
 const INFO_BYTES: u32 = 16;
 const SET_HEAD_BYTES: u32 = 20;
@@ -67,7 +67,7 @@ pub enum IrqData {
     /// Those of the range that are true.
     Bool(Vec<bool>),
     /// One eventfd for each of the range; an empty list takes the eventfds of the range away.
-    Eventfd(Vec<OwnedFd>),
+    Eventfd(Vec<ReceivedFd>),
 }
 
 /// A DEVICE_SET_IRQS. The whole index is disabled by Trigger and None with start 0 and count 0.
@@ -96,7 +96,7 @@ impl SetIrqs {
     ///
     /// # Errors
     /// Anything in it does not hold together. `fds` are closed then.
-    pub fn decode_request(body: &[u8], fds: Vec<OwnedFd>) -> Result<Self, BadField> {
+    pub fn decode_request(body: &[u8], fds: Vec<ReceivedFd>) -> Result<Self, BadField> {
         let mut reader = Reader::new(body);
         let (argsz, flags) = (reader.u32()?, reader.u32()?);
         let index = IrqIndex(reader.u32()?);
@@ -204,7 +204,7 @@ fn bools(bytes: &[u8], count: u32) -> Result<Vec<bool>, BadField> {
     Ok(bytes.iter().map(|byte| *byte != 0).collect())
 }
 
-fn eventfds(fds: Vec<OwnedFd>, count: u32) -> Result<Vec<OwnedFd>, BadField> {
+fn eventfds(fds: Vec<ReceivedFd>, count: u32) -> Result<Vec<ReceivedFd>, BadField> {
     if !fds.is_empty() && usize::try_from(count) != Ok(fds.len()) {
         return Err(BadField::length("number of file descriptors", fds.len()));
     }

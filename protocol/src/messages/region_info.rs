@@ -11,8 +11,8 @@ use crate::codec::{Put, Reader};
 use crate::ids::RegionIndex;
 use crate::limits;
 use crate::messages::region::RegionFlags;
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
-use std::os::fd::OwnedFd;
 
 /// Bytes of the fixed part.
 pub const HEAD_BYTES: u32 = 32;
@@ -44,7 +44,7 @@ pub struct RegionInfo {
     /// Parts that can be mapped: inside the region, page aligned, in ascending order, without overlap.
     pub areas: Vec<SparseArea>,
     /// The file to map. A server that sets MMAP and sends none leaves only messages.
-    pub fd: Option<OwnedFd>,
+    pub fd: Option<ReceivedFd>,
 }
 
 /// A DEVICE_GET_REGION_INFO request.
@@ -197,7 +197,7 @@ impl RegionInfo {
     ///
     /// # Errors
     /// Anything in it does not hold together: the chain of capabilities, an area, the number of descriptors.
-    pub fn decode(body: &[u8], index: RegionIndex, fds: Vec<OwnedFd>) -> Result<Self, BadField> {
+    pub fn decode(body: &[u8], index: RegionIndex, fds: Vec<ReceivedFd>) -> Result<Self, BadField> {
         let head = RegionInfoHead::decode(body, index)?;
         if fds.len() > 1 {
             return Err(BadField::length("number of file descriptors", fds.len()));

@@ -8,6 +8,7 @@ use crate::frame::Frame;
 use crate::header::{CommandCode, Header, MessageType};
 use crate::limits;
 use crate::messages::version::TwinSocket;
+use crate::received_fd::ReceivedFd;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::transport::{
@@ -16,7 +17,7 @@ use crate::transport::{
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// What comes next on a connection.
@@ -44,7 +45,7 @@ pub struct Request<'a> {
 pub(super) struct SetAside {
     pub(super) header: Header,
     pub(super) body: Vec<u8>,
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) fds: Vec<ReceivedFd>,
     pub(super) fds_on_body: bool,
 }
 
@@ -71,7 +72,7 @@ impl Connection {
     ///
     /// # Errors
     /// It is no Unix stream socket.
-    pub fn new(socket: OwnedFd, config: ServerConfig) -> Result<Self, SocketError> {
+    pub fn new(socket: impl Into<ReceivedFd>, config: ServerConfig) -> Result<Self, SocketError> {
         let socket = StreamSocket::new(socket, None)?;
         Ok(Self {
             receiver: FrameReceiver::new(socket.clone(), receive_limits(&config)),

@@ -9,12 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 use super::MAX_CONTROL_BYTES;
 use super::order::MAX_ORDER_FDS;
+use crate::limits::KERNEL_MAX_FDS;
+use crate::received_fd::{ReceivedFd, received};
 
 /// One end of the control socket.
 #[derive(Debug)]
@@ -106,15 +108,9 @@ impl ControlSocket {
         }
     }
 
-    /// Receives one packet. With `take_fd` false a packet with a descriptor is an error, and the kernel closes it.
+    /// Receives one packet. With `take_fd` false a packet with a descriptor is an error, and it is closed.
     pub fn receive(&self, take_fd: bool) -> Result<Received, ControlError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = if take_fd {
-            RecvAncillaryBuffer::new(&mut space)
-        } else {
-            RecvAncillaryBuffer::default()
-        };
-        Ok(match self.receive_into(&mut control, 1)? {
+        Ok(match self.receive_up_to(usize::from(take_fd))? {
             Packet::Whole(packet, fds) => Received::Packet(packet, fds.into_iter().next()),
             Packet::Empty => Received::Empty,
             Packet::Closed => Received::Closed,
@@ -123,21 +119,19 @@ impl ControlSocket {
 
     /// Receives one packet with at most `MAX_ORDER_FDS` descriptors.
     pub(super) fn receive_all(&self) -> Result<Packet, ControlError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ORDER_FDS))];
-        self.receive_into(&mut RecvAncillaryBuffer::new(&mut space), MAX_ORDER_FDS)
+        self.receive_up_to(MAX_ORDER_FDS)
     }
 
-    fn receive_into(
-        &self,
-        control: &mut RecvAncillaryBuffer<'_>,
-        max_fds: usize,
-    ) -> Result<Packet, ControlError> {
+    fn receive_up_to(&self, max_fds: usize) -> Result<Packet, ControlError> {
+        // There is room for all, so that the kernel closes none in this thread.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut packet = vec![0; MAX_CONTROL_BYTES];
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let message = match rustix::net::recvmsg(
             &self.0,
             &mut [IoSliceMut::new(&mut packet)],
-            control,
+            &mut control,
             flags,
         ) {
             Ok(message) => message,
@@ -150,22 +144,13 @@ impl ControlSocket {
                 });
             }
         };
-        let fds: Vec<OwnedFd> = control
-            .drain()
-            .filter_map(|message| {
-                if let RecvAncillaryMessage::ScmRights(fds) = message {
-                    Some(fds)
-                } else {
-                    None
-                }
-            })
-            .flatten()
-            .collect();
+        let fds: Vec<OwnedFd> = received(&mut control).collect();
         if message
             .flags
             .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
             || fds.len() > max_fds
         {
+            drop(ReceivedFd::all(fds));
             return Err(ControlError::TooLarge);
         }
         if message.bytes == 0 {

@@ -10,9 +10,11 @@ mod sender;
 mod receiver;
 mod recv_error;
 mod socket;
+mod byte_stream;
 mod deadline;
 
 pub use crate::frame::Frame;
+pub use byte_stream::ByteStream;
 pub use deadline::Deadline;
 pub use framed::Framed;
 pub use receiver::{FrameReceiver, ReceiveLimits, Wait};

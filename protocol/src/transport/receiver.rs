@@ -11,17 +11,16 @@
 use super::deadline::Deadline;
 use super::recv_error::RecvError;
 use super::socket::StreamSocket;
+use crate::closing::is_full;
 use crate::frame::Frame;
 use crate::header::{Header, HeaderError};
 use crate::limits::{HEADER_BYTES, KERNEL_MAX_FDS};
+use crate::received_fd::{ReceivedFd, received};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recv, recvmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recvmsg};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// How long to wait for a message.
@@ -62,14 +61,12 @@ pub struct FrameReceiver {
     /// Bytes of the message that was handed out last; they go first of all.
     consumed: usize,
     /// Descriptors of the message at the front of the buffer.
-    fds: Vec<OwnedFd>,
+    fds: Vec<ReceivedFd>,
     fds_on_body: bool,
     /// Descriptors of the message that starts at this place in the buffer.
-    next_fds: Option<(usize, Vec<OwnedFd>)>,
+    next_fds: Option<(usize, Vec<ReceivedFd>)>,
     /// When the message at the front has to be whole.
     message_deadline: Option<Deadline>,
-    /// Descriptors may come with the next message.
-    takes_fds: bool,
 }
 
 impl FrameReceiver {
@@ -88,14 +85,7 @@ impl FrameReceiver {
             fds_on_body: false,
             next_fds: None,
             message_deadline: None,
-            takes_fds: true,
         }
-    }
-
-    /// Says whether descriptors may come from now on. A read without room for them is cheaper; the kernel closes those
-    /// that come all the same, and nobody sees that they did.
-    pub fn take_fds(&mut self, takes_fds: bool) {
-        self.takes_fds = takes_fds;
     }
 
     /// The next message.
@@ -221,38 +211,17 @@ impl FrameReceiver {
 
     /// Reads what a message starts with, and possibly some of the next.
     fn read_first(&mut self, wait: Wait) -> Result<(), RecvError> {
-        if !self.takes_fds {
-            let end = self.limits.first_read_bytes.max(HEADER_BYTES);
-            return self.read(end, wait, receive).map(drop);
-        }
-        self.read_first_with_fds(wait)
-    }
-
-    fn read_first_with_fds(&mut self, wait: Wait) -> Result<(), RecvError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
         let already = self.filled;
         let end = self.limits.first_read_bytes.max(HEADER_BYTES);
-        let flags = self.read(end, wait, |socket, room, flags| {
-            receive_with_fds(socket, room, &mut control, flags)
-        })?;
-        let mut fds: Vec<OwnedFd> = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = message {
-                fds.extend(received);
-            }
+        let fds = self.read(end, wait)?;
+        if fds.is_empty() {
+            return Ok(());
         }
-        if flags.contains(ReturnFlags::CTRUNC) {
-            return Err(RecvError::FdsLost);
-        }
-        if !fds.is_empty() {
-            self.assign(fds, already)?;
-        }
-        Ok(())
+        self.assign(fds, already)
     }
 
     /// Gives new descriptors to the message they belong to; the bytes from `first_new` on came with them.
-    fn assign(&mut self, fds: Vec<OwnedFd>, first_new: usize) -> Result<(), RecvError> {
+    fn assign(&mut self, fds: Vec<ReceivedFd>, first_new: usize) -> Result<(), RecvError> {
         let mut owner = None;
         let mut start = 0;
         while start < self.filled {
@@ -279,35 +248,39 @@ impl FrameReceiver {
         Ok(())
     }
 
-    /// Reads the rest of a message of `size` bytes. There is no room for descriptors: the kernel closes them.
+    /// Reads the rest of a message of `size` bytes.
     fn read_body(&mut self, size: usize, wait: Wait) -> Result<(), RecvError> {
-        if !self.takes_fds {
-            return self.read(size, wait, receive).map(drop);
-        }
-        let flags = self.read(size, wait, |socket, room, flags| {
-            receive_with_fds(socket, room, &mut RecvAncillaryBuffer::default(), flags)
-        })?;
-        if flags.contains(ReturnFlags::CTRUNC) {
-            self.fds_on_body = true;
-        }
+        self.fds_on_body |= !self.read(size, wait)?.is_empty();
         Ok(())
     }
 
-    /// One read that brings at least a byte, up to place `end` of the buffer.
-    fn read(
-        &mut self,
-        end: usize,
-        wait: Wait,
-        mut receive: impl FnMut(&StreamSocket, &mut [u8], RecvFlags) -> Received,
-    ) -> Result<ReturnFlags, RecvError> {
+    /// One read that brings at least a byte, up to place `end` of the buffer, and the descriptors that came with it.
+    fn read(&mut self, end: usize, wait: Wait) -> Result<Vec<ReceivedFd>, RecvError> {
+        // More of them would stay open, too.
+        if self.socket.line().is_late() {
+            return Err(RecvError::FdsHeld);
+        }
         loop {
             let (blocking, then_wait) = self.plan(wait)?;
+            // There is always room for descriptors: the kernel closes those for which there is none, in this thread.
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_MAX_FDS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
             let room = self.buffer.get_mut(self.filled..end).unwrap_or_default();
-            match receive(&self.socket, room, blocking) {
-                Ok((0, _)) => return Err(self.end_of_stream()),
-                Ok((bytes, flags)) => {
+            let mut slices = [IoSliceMut::new(room)];
+            let flags = blocking | RecvFlags::CMSG_CLOEXEC;
+            match recvmsg(&self.socket, &mut slices, &mut control, flags) {
+                Ok(message) => {
+                    let (bytes, flags) = (message.bytes, message.flags);
+                    let line = self.socket.line();
+                    let fds: Vec<_> = received(&mut control)
+                        .map(|fd| ReceivedFd::new(fd, line))
+                        .collect();
+                    if bytes == 0 {
+                        return Err(self.end_of_stream());
+                    }
                     self.filled = self.filled.saturating_add(bytes);
-                    return Ok(flags);
+                    self.judge_fds(&fds, flags)?;
+                    return Ok(fds);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => match then_wait {
@@ -325,6 +298,17 @@ impl FrameReceiver {
                 Err(error) => return Err(RecvError::Io(error)),
             }
         }
+    }
+
+    /// May the connection go on with these descriptors?
+    fn judge_fds(&self, fds: &[ReceivedFd], flags: ReturnFlags) -> Result<(), RecvError> {
+        if flags.contains(ReturnFlags::CTRUNC) {
+            return Err(RecvError::FdsLost);
+        }
+        if !fds.is_empty() && is_full() {
+            return Err(RecvError::FdsHeld);
+        }
+        Ok(())
     }
 
     /// How the next read waits: inside `recvmsg`, or behind it until a deadline.
@@ -363,28 +347,4 @@ impl FrameReceiver {
             received => RecvError::Truncated { received },
         }
     }
-}
-
-/// How many bytes came, and what the kernel says of them.
-type Received = Result<(usize, ReturnFlags), Errno>;
-
-fn receive(socket: &StreamSocket, room: &mut [u8], flags: RecvFlags) -> Received {
-    let (bytes, _) = recv(socket, room, flags)?;
-    Ok((bytes, ReturnFlags::empty()))
-}
-
-fn receive_with_fds(
-    socket: &StreamSocket,
-    room: &mut [u8],
-    control: &mut RecvAncillaryBuffer<'_>,
-    flags: RecvFlags,
-) -> Received {
-    let mut slices = [IoSliceMut::new(room)];
-    let message = recvmsg(
-        socket,
-        &mut slices,
-        control,
-        flags | RecvFlags::CMSG_CLOEXEC,
-    )?;
-    Ok((message.bytes, message.flags))
 }

@@ -36,6 +36,9 @@ pub enum RecvError {
     /// Descriptors came that could belong to two messages.
     #[error("file descriptors came that could belong to either of two messages")]
     FdsAmbiguous,
+    /// What the peer sent does not close: it may be a file of FUSE whose process does not answer.
+    #[error("a file descriptor of the peer does not close")]
+    FdsHeld,
     /// The kernel refused.
     #[error("recvmsg failed")]
     Io(#[source] Errno),

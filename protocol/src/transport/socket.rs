@@ -1,18 +1,22 @@
 //! The socket under a connection: what it must be, and how to wait for it.
 
 use super::deadline::{Deadline, timespec};
+use crate::closing::Line;
+use crate::received_fd::ReceivedFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketType, shutdown, sockopt};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A connected Unix stream socket, shared by its reading and its writing side.
 #[derive(Clone, Debug)]
 pub struct StreamSocket {
-    fd: Arc<OwnedFd>,
+    fd: Arc<ReceivedFd>,
+    /// What comes on it and is let go of waits here.
+    line: Arc<Line>,
 }
 
 /// The descriptor cannot carry a connection.
@@ -31,7 +35,11 @@ impl StreamSocket {
     ///
     /// # Errors
     /// It is something else, or its options cannot be set.
-    pub fn new(fd: OwnedFd, receive_timeout: Option<Duration>) -> Result<Self, SocketError> {
+    pub fn new(
+        fd: impl Into<ReceivedFd>,
+        receive_timeout: Option<Duration>,
+    ) -> Result<Self, SocketError> {
+        let fd = fd.into();
         let is_stream = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
             && sockopt::socket_type(&fd) == Ok(SocketType::STREAM);
         if !is_stream {
@@ -45,7 +53,10 @@ impl StreamSocket {
             .map_err(SocketError::Prepare)?;
         // Credentials beside every message would take the room of descriptors.
         sockopt::set_socket_passcred(&fd, false).map_err(SocketError::Prepare)?;
-        Ok(Self { fd: Arc::new(fd) })
+        Ok(Self {
+            fd: Arc::new(fd),
+            line: Arc::default(),
+        })
     }
 
     /// From now on a read blocks until something comes.
@@ -53,13 +64,17 @@ impl StreamSocket {
     /// # Errors
     /// The kernel refuses.
     pub fn remove_receive_timeout(&self) -> Result<(), Errno> {
-        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, None)
+        sockopt::set_socket_timeout(self, sockopt::Timeout::Recv, None)
     }
 
     /// Ends the connection in both directions; whoever waits on it wakes up.
     pub fn shut_down(&self) {
         // An error means that it has ended already.
-        let _ended = shutdown(&self.fd, Shutdown::Both);
+        let _ended = shutdown(self, Shutdown::Both);
+    }
+
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
     }
 
     /// Waits for `events`; returns whether they came before the deadline.
@@ -68,7 +83,7 @@ impl StreamSocket {
             let Some(left) = deadline.remaining() else {
                 return Ok(false);
             };
-            let mut fds = [PollFd::new(&self.fd, events)];
+            let mut fds = [PollFd::new(self, events)];
             match poll(&mut fds, Some(&timespec(left))) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(true),

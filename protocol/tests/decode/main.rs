@@ -42,7 +42,7 @@ fn decode_with(
             error: 0,
         },
         body,
-        fds: (0..fds).map(|_| memfd(1)).collect(),
+        fds: (0..fds).map(|_| memfd(1).into()).collect(),
         fds_on_body: false,
     };
     let decoded = Command::decode(frame, context);

@@ -196,13 +196,16 @@ fn waiting() -> Vec<Rule> {
         Rule::syscall(libc::SYS_rt_sigaction, "abort: default action of SIGABRT"),
         Rule::syscall(
             libc::SYS_rt_sigreturn,
-            "return from the handler of a stack overflow",
+            "return from the handler of an interrupted close, or of a stack overflow",
         ),
         Rule::syscall(libc::SYS_sigaltstack, "end of a thread"),
         Rule::syscall(libc::SYS_getpid, "abort, log"),
         Rule::syscall(libc::SYS_gettid, "abort, log"),
-        Rule::syscall(libc::SYS_tgkill, "abort: a thread of this process")
-            .arg(0, Arg::Equals(std::process::id().into())),
+        Rule::syscall(
+            libc::SYS_tgkill,
+            "abort; interrupt a thread that closes: one of this process",
+        )
+        .arg(0, Arg::Equals(std::process::id().into())),
         Rule::syscall(libc::SYS_getrandom, "hash maps"),
         Rule::syscall(libc::SYS_exit, "end of a thread"),
         Rule::syscall(libc::SYS_exit_group, "end of the process"),

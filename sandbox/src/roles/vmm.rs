@@ -44,11 +44,13 @@ pub enum Thread {
     QmpCommands,
     /// Answers who reads metrics.
     Metrics,
+    /// Closes what peers sent, which may take as long as they like.
+    Closing,
 }
 
 impl Thread {
     /// All kinds.
-    pub const ALL: [Thread; 10] = [
+    pub const ALL: [Thread; 11] = [
         Thread::Main,
         Thread::Vcpu,
         Thread::Connections,
@@ -59,6 +61,7 @@ impl Thread {
         Thread::Qmp,
         Thread::QmpCommands,
         Thread::Metrics,
+        Thread::Closing,
     ];
 }
 
@@ -126,6 +129,7 @@ pub fn calls(thread: Thread, late: RawFd) -> Calls {
             parts::operator_events(),
         ],
         Thread::Metrics => vec![parts::metrics(late)],
+        Thread::Closing => Vec::new(),
     };
     rules.extend(parts.into_iter().flatten());
     let refused = refused(late);

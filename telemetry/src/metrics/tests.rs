@@ -22,7 +22,11 @@ impl Running {
         let counter: Counter = Counter::default();
         counter.inc_by(7);
         registry.register("things", "Things that happened", counter);
-        let exporter = Exporter::new(listener.into(), registry).unwrap();
+        let clients = Clients {
+            may_come: || true,
+            adopt: |socket| Box::new(UnixStream::from(socket)),
+        };
+        let exporter = Exporter::new(listener.into(), registry, clients).unwrap();
         let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let stopped = stop.try_clone().unwrap();
         let thread = std::thread::spawn(move || exporter.serve(stopped));

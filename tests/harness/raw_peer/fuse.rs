@@ -2,17 +2,18 @@
 //! host's tree again.
 //!
 //! Only opening and closing are answered. What else is asked is answered with an error after `HOLD`, so that who asks is late, and no
-//! process of a failed test is stuck for ever. Not here: a file system that does not answer the closing either
-//! (docs/threat-model.md says what that does).
+//! process of a failed test is stuck for ever. With `unclosable_file` closing is not answered either, until its `Held` is dropped. A
+//! test's process that is killed before that cannot end: `echo 1 > /sys/fs/fuse/connections/N/abort`.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use fuser::{
     Config, Errno, FileHandle, Filesystem, INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData,
-    ReplyStatfs, Request, Session, SessionACL,
+    ReplyEmpty, ReplyStatfs, Request, Session, SessionACL,
 };
 use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{Gid, Uid};
@@ -23,6 +24,58 @@ use crate::scratch::Scratch;
 /// Longer than any wait of a peer of ours.
 const HOLD: Duration = Duration::from_secs(30);
 const NOBODY: u32 = 65534;
+
+/// What is not answered before it is open.
+#[derive(Debug, Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+/// A file that nobody can close, as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    gate: Arc<Gate>,
+    file: OwnedFd,
+}
+
+impl Held {
+    /// Answers from now on.
+    pub fn release(&self) {
+        *self
+            .gate
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+        self.gate.opened.notify_all();
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Before this process closes the file, which asks its own thread.
+        self.release();
+    }
+}
+
+/// Answers no FUSE_FLUSH before its gate is open.
+#[derive(Debug)]
+struct Unclosable(Arc<Gate>);
+
+impl Filesystem for Unclosable {
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.opened.wait_while(open, |open| !*open);
+        drop(waited);
+        reply.ok();
+    }
+}
 
 #[derive(Debug)]
 struct Silent;
@@ -56,15 +109,22 @@ impl Filesystem for Silent {
 
 /// Such a file, open for reading and writing. An error says why this machine cannot have one.
 pub fn silent_file() -> io::Result<OwnedFd> {
-    open_as(0, ",allow_other")
+    open_as(Silent, 0, ",allow_other")
 }
 
 /// One of another user, whose questions alone the kernel passes on: it refuses everybody else's.
 pub fn file_of_another_user() -> io::Result<OwnedFd> {
-    open_as(NOBODY, "")
+    open_as(Silent, NOBODY, "")
 }
 
-fn open_as(user: u32, option: &str) -> io::Result<OwnedFd> {
+/// One that who has it cannot close.
+pub fn unclosable_file() -> io::Result<Held> {
+    let gate = Arc::new(Gate::default());
+    let file = open_as(Unclosable(Arc::clone(&gate)), 0, ",allow_other")?;
+    Ok(Held { gate, file })
+}
+
+fn open_as(served: impl Filesystem + 'static, user: u32, option: &str) -> io::Result<OwnedFd> {
     let scratch = Scratch::new().map_err(io::Error::other)?;
     let path = scratch.file("fuse");
     File::create(&path)?;
@@ -80,7 +140,7 @@ fn open_as(user: u32, option: &str) -> io::Result<OwnedFd> {
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         Some(options.as_str()),
     )?;
-    let session = Session::from_fd(Silent, device.into(), SessionACL::All, Config::default());
+    let session = Session::from_fd(served, device.into(), SessionACL::All, Config::default());
     let opened = session.and_then(Session::spawn).and_then(|answering| {
         // It answers as long as this process lives.
         std::mem::forget(answering);

@@ -16,6 +16,7 @@ pub mod unharmed;
 pub mod bytes;
 pub mod descriptors;
 pub mod fuse;
+pub mod lingering;
 mod userfault;
 
 use std::io::{IoSlice, Write};
@@ -26,6 +27,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -139,6 +141,13 @@ impl RawPeer {
         let mut message = message?;
         message.bytes.resize(message.size().expect("a size"), 0);
         Some(message.into())
+    }
+
+    /// Is there something to read before so long?
+    pub fn is_answered_within(&self, time: Duration) -> bool {
+        let time = Timespec::try_from(time).expect("a time");
+        let mut answer = [PollFd::new(&self.stream, PollFlags::IN)];
+        poll(&mut answer, Some(&time)).expect("poll") > 0
     }
 
     /// The other side closes; it may send error replies first.

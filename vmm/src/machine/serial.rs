@@ -13,13 +13,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rustix::net::{RecvFlags, SocketFlags};
+use protocol::closing::is_full;
+use protocol::transport::ByteStream;
+use rustix::net::SocketFlags;
 use vm_superio::Serial;
 
 use self::line::{Interrupt, Line, Output, Reader};
 use super::terminal::{EscapeFilter, make_raw};
 use crate::address_space::{AddressRange, AddressSpace, Trap};
-use crate::event_loop::{EventLoop, Interest, Token};
+use crate::event_loop::{EventLoop, Interest, Source, Token};
 use crate::kvm::{Gsi, IrqRouting};
 
 mod line;
@@ -135,7 +137,7 @@ impl SerialPort {
                 Output::Client(Arc::clone(&line))
             }
             SerialWire::Stream(stream) => {
-                *line.lock() = Some(Arc::new(stream));
+                *line.lock() = Some(Arc::new(ByteStream::new(stream)));
                 input.is_socket = true;
                 Output::Client(Arc::clone(&line))
             }
@@ -187,8 +189,9 @@ impl SerialPort {
         if let Some(token) = input.watched.take() {
             events.remove(token);
         }
-        let client = self.line.lock().clone();
-        let Some(source) = client.or_else(|| input.source.clone()) else {
+        let client = self.line.lock().clone().map(|client| client as Source);
+        let listener = || input.source.clone().map(|source| source as Source);
+        let Some(source) = client.or_else(listener) else {
             return;
         };
         let port = Arc::clone(self);
@@ -223,7 +226,7 @@ impl SerialPort {
 
     fn take_input(
         self: &Arc<Self>,
-        client: Option<&OwnedFd>,
+        client: Option<&ByteStream>,
         room: usize,
         events: &EventLoop,
         on_end: &Arc<dyn Fn() + Send + Sync>,
@@ -232,10 +235,7 @@ impl SerialPort {
         let mut typed = vec![0; room.saturating_sub(1).max(1)];
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         let result = match (client, &input.source) {
-            (Some(client), _) => {
-                rustix::net::recv(client, typed.as_mut_slice(), RecvFlags::DONTWAIT)
-                    .map(|(read, _)| read)
-            }
+            (Some(client), _) => client.read(&mut typed),
             (None, Some(source)) => rustix::io::read(&**source, typed.as_mut_slice()),
             (None, None) => Ok(0),
         };
@@ -267,10 +267,12 @@ impl SerialPort {
 
     fn accept(&self) {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not while nothing that a client sends could be closed again.
         if let Some(listener) = &input.source
+            && !is_full()
             && let Ok(client) = rustix::net::accept_with(&**listener, SocketFlags::CLOEXEC)
         {
-            *self.line.lock() = Some(Arc::new(client));
+            *self.line.lock() = Some(Arc::new(ByteStream::new(client)));
         }
     }
 

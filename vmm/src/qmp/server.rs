@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use protocol::closing::is_full;
+use protocol::transport::ByteStream;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 
 use super::commands::{self, Context};
 use super::connection::Connection;
@@ -63,7 +65,7 @@ struct Clients {
 
 #[derive(Debug)]
 struct Client {
-    socket: Arc<OwnedFd>,
+    socket: Arc<ByteStream>,
     connection: Connection,
     reading: Reading,
     registration: Option<(Token, Interest)>,
@@ -188,8 +190,15 @@ impl Shared {
     }
 
     fn accept(self: &Arc<Self>, listener: &OwnedFd) {
-        let socket = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(socket) => socket,
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        // Not while nothing that a client sends could be closed again.
+        let accepted = if is_full() {
+            Err(Errno::NOBUFS)
+        } else {
+            accept_with(listener, flags)
+        };
+        let socket = match accepted {
+            Ok(socket) => ByteStream::new(socket),
             // The client is gone, or somebody else took it.
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
             Err(errno) => {
@@ -313,9 +322,9 @@ impl Client {
             return;
         }
         let mut bytes = [0; READ_BYTES];
-        match recv(&self.socket, bytes.as_mut_slice(), RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => self.reading = Reading::Ended,
-            Ok((read, _)) => self
+        match self.socket.read(&mut bytes) {
+            Ok(0) => self.reading = Reading::Ended,
+            Ok(read) => self
                 .connection
                 .received(bytes.get(..read).unwrap_or_default()),
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -327,7 +336,7 @@ impl Client {
     fn flush(&mut self) -> bool {
         while !self.connection.output().is_empty() {
             match send(
-                &self.socket,
+                &*self.socket,
                 self.connection.output(),
                 SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
             ) {

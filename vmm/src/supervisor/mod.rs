@@ -66,6 +66,7 @@ use telemetry::service::Notifier;
 
 use crate::config::{Config, DeviceConfig, PolicyRule};
 use crate::one_line::one_line;
+use crate::threads::start_closing_alone;
 
 pub use image_copy::{CopyError, copy_image};
 
@@ -112,6 +113,8 @@ enum SuperviseError {
     Confinement(#[from] ConfinementError),
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
     #[error(transparent)]
     Watch(#[from] WatchError),
 }
@@ -196,6 +199,8 @@ fn run(mut config: Config, programs: Programs) -> Result<u8, SuperviseError> {
     devices.extend(watch.until_ready()?);
     // 8. Start the VMM, and hand it everything. What was opened is closed here.
     let (vmm, control) = watch.attachments.spawner().vmm(config, files, devices)?;
+    // What it sends is closed by another thread: that may take long.
+    start_closing_alone().map_err(SuperviseError::Thread)?;
     manager.ready();
     watch.attachments.spare.expect(Instant::now());
     // 9. Watch, to the end. A service manager that stops a VM wants to hear that this went well.

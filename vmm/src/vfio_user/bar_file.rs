@@ -5,7 +5,7 @@
 //! from the kernel's own memory file systems only: a memfd, a file of /dev/shm, huge pages.
 //! Not even the questions asked here may reach that process: F_GET_SEALS and a statx that does not synchronise are answered
 //! by the kernel, fstat is not.
-//! What is no regular file is taken as it is: of those only devices can be mapped, and VFIO's are what this is for.
+//! A device is taken as it is, with a node or, as VFIO's, without: that is what this is for. No socket: it can be mapped, too.
 //! No seal is asked for: the file may shrink, since nothing but KVM touches the mapping, and it says so
 //! (`kvm/device_mapping.rs`); the area is then trapped.
 
@@ -22,12 +22,12 @@ pub enum BarFileError {
     Unknown(#[source] io::Error),
     /// Its pages may be another process's to give.
     #[error(
-        "it is no memory (a memfd, a file of tmpfs or of huge pages), and a page of any other file may never come"
+        "it is no memory (a memfd, a file of tmpfs or of huge pages) and no device, and a page of anything else may never come"
     )]
     NoMemory,
 }
 
-/// Where the file ends, if it may be mapped. What is no regular file has no end that can be known.
+/// Where the file ends, if it may be mapped. A device has no end that can be known.
 pub(super) fn end_of(fd: BorrowedFd<'_>) -> Result<u64, BarFileError> {
     let unknown = |errno: rustix::io::Errno| BarFileError::Unknown(errno.into());
     // Only memory has seals.
@@ -37,8 +37,14 @@ pub(super) fn end_of(fd: BorrowedFd<'_>) -> Result<u64, BarFileError> {
     }
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::TYPE).map_err(unknown)?;
-    if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile {
-        return Err(BarFileError::NoMemory);
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
+        // What the kernel makes without a file has no type: VFIO's device that was opened through its group.
+        FileType::CharacterDevice | FileType::Unknown => Ok(i64::MAX.unsigned_abs()),
+        FileType::RegularFile
+        | FileType::Directory
+        | FileType::Symlink
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::BlockDevice => Err(BarFileError::NoMemory),
     }
-    Ok(i64::MAX.unsigned_abs())
 }

@@ -8,12 +8,12 @@
 //! Limits: [`protocol::limits::MAX_IO_FDS`] per BAR, as many descriptors as we take in one message.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use protocol::client::{Client, ClientError};
 use protocol::messages::version::TwinSocket;
-use protocol::{IoFd, IoFdKind, IoFds, RegionInfo};
+use protocol::{IoFd, IoFdKind, IoFds, ReceivedFd, RegionInfo};
 
 use super::notices::Notices;
 use crate::kvm::{IoEvent, Vm};
@@ -26,7 +26,7 @@ pub(super) struct Doorbell {
     offset: u64,
     width: u8,
     datamatch: Option<u64>,
-    eventfd: Arc<OwnedFd>,
+    eventfd: Arc<ReceivedFd>,
 }
 
 /// Asks for the doorbells of all BARs; none in `reserved`, which this process answers itself.
@@ -69,7 +69,7 @@ fn of_bar(bar: u8, found: IoFds, reserved: &[(u8, Range<u64>)]) -> impl Iterator
     doorbells.into_iter()
 }
 
-fn doorbell(bar: u8, entry: IoFd, fds: &[Arc<OwnedFd>]) -> Option<Doorbell> {
+fn doorbell(bar: u8, entry: IoFd, fds: &[Arc<ReceivedFd>]) -> Option<Doorbell> {
     let IoFdKind::IoEventFd { datamatch } = entry.kind else {
         return None;
     };
@@ -87,7 +87,7 @@ fn doorbell(bar: u8, entry: IoFd, fds: &[Arc<OwnedFd>]) -> Option<Doorbell> {
 #[derive(Debug)]
 pub(super) struct Wired {
     event: IoEvent,
-    eventfd: Arc<OwnedFd>,
+    eventfd: Arc<ReceivedFd>,
 }
 
 /// Wires the doorbells of a BAR that decodes; what KVM refuses stays trapped.

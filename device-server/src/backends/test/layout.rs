@@ -94,7 +94,7 @@ pub(super) fn describe(memory: OwnedFd, doorbell: OwnedFd) -> DeviceDescription 
 }
 
 /// Both doorbells ring through one eventfd.
-fn doorbells(eventfd: OwnedFd) -> IoFds {
+fn doorbells(eventfd: OwnedFd) -> IoFds<OwnedFd> {
     let bell = |offset: u32, flags, datamatch| IoFd {
         offset: offset.into(),
         size: 4,

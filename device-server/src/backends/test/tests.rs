@@ -50,7 +50,7 @@ fn fired(fd: &OwnedFd) -> u64 {
 
 fn bind(device: &mut TestDevice, index: IrqIndex, start: u32) -> OwnedFd {
     let fd = eventfd();
-    let data = IrqData::Eventfd(vec![fd.try_clone().expect("dup")]);
+    let data = IrqData::Eventfd(vec![fd.try_clone().expect("dup").into()]);
     device
         .set_irqs(SetIrqs {
             index,
@@ -77,7 +77,7 @@ fn device_with_memory() -> (TestDevice, OwnedFd) {
             range,
             file_offset: 0,
             flags: DmaMapFlags::READ_WRITE,
-            fd: Some(copy),
+            fd: Some(copy.into()),
         })
         .expect("map");
     write(&mut device, RegionIndex::CONFIG, 4, &[0x04, 0]);

@@ -9,9 +9,9 @@
 //! Disabling an index that is not enabled succeeds; VFIO would say EINVAL.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use protocol::{Errno, IrqAction, IrqData, IrqIndex, IrqInfoFlags, SetIrqs};
+use protocol::{Errno, IrqAction, IrqData, IrqIndex, IrqInfoFlags, ReceivedFd, SetIrqs};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
     VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_NUM_IRQS,
@@ -43,7 +43,7 @@ struct Index {
     irq: Irq,
     enabled: bool,
     /// With NORESIZE: the eventfd of each vector that the kernel has allocated. Else empty.
-    allocated: Vec<Option<OwnedFd>>,
+    allocated: Vec<Option<ReceivedFd>>,
 }
 
 /// Asks the kernel what the device has: one entry per index, INTx to REQ.
@@ -149,7 +149,7 @@ impl Index {
         &mut self,
         device: &mut dyn IrqControl,
         span: Span,
-        slots: Vec<Option<OwnedFd>>,
+        slots: Vec<Option<ReceivedFd>>,
     ) -> Result<(), Errno> {
         let unbinds = slots.iter().all(Option::is_none);
         if unbinds && !self.enabled {
@@ -170,7 +170,7 @@ impl Index {
         &mut self,
         device: &mut dyn IrqControl,
         span: Span,
-        mut slots: Vec<Option<OwnedFd>>,
+        mut slots: Vec<Option<ReceivedFd>>,
     ) -> Result<(), Errno> {
         let start = usize::try_from(span.start).map_err(|_| Errno::INVAL)?;
         if slots.iter().all(Option::is_none) {
@@ -196,7 +196,7 @@ impl Index {
         device: &mut dyn IrqControl,
         number: IrqIndex,
         start: usize,
-        slots: Vec<Option<OwnedFd>>,
+        slots: Vec<Option<ReceivedFd>>,
     ) -> Result<(), Errno> {
         let before = all_of(number, &self.allocated)?;
         Span {
@@ -227,7 +227,7 @@ impl Index {
         before.none(device, VFIO_IRQ_SET_ACTION_TRIGGER)
     }
 
-    fn keep(&mut self, start: usize, slots: Vec<Option<OwnedFd>>) {
+    fn keep(&mut self, start: usize, slots: Vec<Option<ReceivedFd>>) {
         let end = start.saturating_add(slots.len()).max(self.allocated.len());
         self.allocated.resize_with(end, || None);
         for (kept, slot) in self.allocated.iter_mut().skip(start).zip(slots) {
@@ -236,7 +236,7 @@ impl Index {
     }
 }
 
-fn all_of(index: IrqIndex, allocated: &[Option<OwnedFd>]) -> Result<Span, Errno> {
+fn all_of(index: IrqIndex, allocated: &[Option<ReceivedFd>]) -> Result<Span, Errno> {
     Ok(Span {
         index,
         start: 0,
@@ -254,7 +254,7 @@ struct Span {
 
 impl Span {
     /// One place per vector: the fds, or nothing for each when there are none.
-    fn slots(self, fds: Vec<OwnedFd>) -> Result<Vec<Option<OwnedFd>>, Errno> {
+    fn slots(self, fds: Vec<ReceivedFd>) -> Result<Vec<Option<ReceivedFd>>, Errno> {
         let count = usize::try_from(self.count).map_err(|_| Errno::INVAL)?;
         if fds.is_empty() {
             return Ok(std::iter::repeat_with(|| None).take(count).collect());
@@ -286,11 +286,11 @@ impl Span {
         self,
         device: &mut dyn IrqControl,
         action: u32,
-        slots: &[Option<OwnedFd>],
+        slots: &[Option<ReceivedFd>],
     ) -> Result<(), Errno> {
         let fds: Vec<Option<BorrowedFd<'_>>> = slots
             .iter()
-            .map(|slot| slot.as_ref().map(OwnedFd::as_fd))
+            .map(|slot| slot.as_ref().map(ReceivedFd::as_fd))
             .collect();
         call(
             device,

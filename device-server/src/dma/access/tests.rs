@@ -33,7 +33,7 @@ fn memfd() -> OwnedFd {
 }
 
 fn map(start: u64, file_offset: u64, flags: DmaMapFlags, fd: Option<&OwnedFd>) -> DmaMap {
-    let fd = fd.map(|fd| fd.try_clone().expect("dup"));
+    let fd = fd.map(|fd| fd.try_clone().expect("dup").into());
     DmaMap {
         range: IovaRange::new(Iova(start), 0x1000).expect("range"),
         file_offset,

@@ -1,4 +1,4 @@
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags};
 use rustix::event::EventfdFlags;
@@ -11,7 +11,7 @@ fn eventfd(initial: u32, flags: EventfdFlags) -> OwnedFd {
 
 fn adopted(fd: &OwnedFd) -> Eventfd {
     let signaller = Arc::new(Signaller::new().expect("asynchronous I/O"));
-    Eventfd::adopt(fd.try_clone().expect("dup"), &signaller).expect("an eventfd")
+    Eventfd::adopt(fd.try_clone().expect("dup").into(), &signaller).expect("an eventfd")
 }
 
 fn counter(fd: &OwnedFd) -> u64 {

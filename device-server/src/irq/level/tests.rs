@@ -28,8 +28,12 @@ fn line() -> (LevelLine, OwnedFd) {
     let trigger = eventfd();
     let mut line = LevelLine::new(&Arc::new(Signaller::new().expect("asynchronous I/O")));
     let copy = trigger.try_clone().expect("dup");
-    line.apply(request(1, IrqAction::Trigger, IrqData::Eventfd(vec![copy])))
-        .expect("bind");
+    line.apply(request(
+        1,
+        IrqAction::Trigger,
+        IrqData::Eventfd(vec![copy.into()]),
+    ))
+    .expect("bind");
     (line, trigger)
 }
 
@@ -53,8 +57,12 @@ fn unmask_eventfd_unmasks() {
     let (mut line, trigger) = line();
     let resample = eventfd();
     let copy = resample.try_clone().expect("dup");
-    line.apply(request(1, IrqAction::Unmask, IrqData::Eventfd(vec![copy])))
-        .expect("resample");
+    line.apply(request(
+        1,
+        IrqAction::Unmask,
+        IrqData::Eventfd(vec![copy.into()]),
+    ))
+    .expect("resample");
     line.drive(true);
     assert_eq!(fired(&trigger), 1);
     assert!(line.readable_fd().is_some());
@@ -72,8 +80,12 @@ fn line_that_was_high_before_fires_when_bound() {
     line.drive(true);
     let trigger = eventfd();
     let copy = trigger.try_clone().expect("dup");
-    line.apply(request(1, IrqAction::Trigger, IrqData::Eventfd(vec![copy])))
-        .expect("bind");
+    line.apply(request(
+        1,
+        IrqAction::Trigger,
+        IrqData::Eventfd(vec![copy.into()]),
+    ))
+    .expect("bind");
     assert_eq!(fired(&trigger), 1);
 }
 

@@ -27,7 +27,10 @@ fn fired(fd: &OwnedFd) -> u64 {
 
 fn bound(count: u32) -> (Vectors, Vec<OwnedFd>) {
     let fds: Vec<OwnedFd> = (0..count).map(|_| eventfd()).collect();
-    let copies = fds.iter().map(|fd| fd.try_clone().expect("dup")).collect();
+    let copies = fds
+        .iter()
+        .map(|fd| fd.try_clone().expect("dup").into())
+        .collect();
     let mut vectors = Vectors::new(
         count,
         &Arc::new(Signaller::new().expect("asynchronous I/O")),
@@ -102,7 +105,7 @@ fn q31_trigger_with_bools_fires_the_chosen() {
 fn bind_with_one_wrong_descriptor_keeps_the_old_bindings() {
     let (mut vectors, fds) = bound(2);
     let (pipe, _write) = rustix::pipe::pipe().expect("pipe");
-    let wrong = IrqData::Eventfd(vec![eventfd(), pipe]);
+    let wrong = IrqData::Eventfd(vec![eventfd().into(), pipe.into()]);
     assert_eq!(
         vectors.apply(request(0, 2, IrqAction::Trigger, wrong)),
         Err(Errno::INVAL)

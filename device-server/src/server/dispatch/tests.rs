@@ -1,7 +1,7 @@
 use std::os::fd::OwnedFd;
 
 use protocol::messages::region_info::RegionInfoRequest;
-use protocol::{DmaMapFlags, Iova, IrqAction, IrqData, IrqInfoFlags};
+use protocol::{DmaMapFlags, Iova, IrqAction, IrqData, IrqInfoFlags, ReceivedFd};
 
 use super::*;
 use crate::backend::{DeviceDescription, Irq, Region};
@@ -142,7 +142,7 @@ fn map(start: u64, fd: Option<OwnedFd>) -> Command<'static> {
         range,
         file_offset: 0,
         flags: DmaMapFlags::READ_WRITE,
-        fd,
+        fd: fd.map(ReceivedFd::from),
     })
 }
 

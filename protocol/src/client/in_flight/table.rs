@@ -6,8 +6,8 @@ use super::{Due, Lead, NoTicket, POSTED_ID, Ticket, Turn};
 use crate::header::{CommandCode, Header};
 use crate::ids::MessageId;
 use crate::limits::MAX_IN_FLIGHT;
+use crate::received_fd::ReceivedFd;
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// An id is a slot in the upper bits and how often it was used in the lower ones, which are never all 0: so no request
@@ -49,7 +49,7 @@ pub(super) struct Slot {
     pub(super) due: Due,
     /// Kept from request to request.
     pub(super) body: Vec<u8>,
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) fds: Vec<ReceivedFd>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,10 +186,11 @@ mod tests {
     use super::*;
     use crate::transport::{FrameReceiver, ReceiveLimits, StreamSocket};
     use std::collections::BTreeSet;
+    use std::os::fd::OwnedFd;
 
     fn table() -> Table {
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let socket = StreamSocket::new(socket.into(), None).unwrap();
+        let socket = StreamSocket::new(OwnedFd::from(socket), None).unwrap();
         let limits = ReceiveLimits {
             max_message_bytes: 64,
             first_read_bytes: 36,

@@ -75,11 +75,11 @@ pub(super) fn every_thread(late: u64) -> Vec<Rule> {
         call(libc::SYS_rt_sigaction, "abort: default action of SIGABRT"),
         call(
             libc::SYS_rt_sigreturn,
-            "return from the handler of a kick, or of a stack overflow",
+            "return from the handler of a kick, of an interrupted close, or of a stack overflow",
         ),
         call(libc::SYS_getpid, "abort, log"),
         call(libc::SYS_gettid, "abort, log"),
-        own_thread("abort"),
+        own_thread("abort; interrupt a thread that closes"),
         call(libc::SYS_exit, "end of a thread"),
         call(libc::SYS_exit_group, "end of the process"),
     ]
@@ -297,7 +297,7 @@ pub(super) fn operator_clients() -> Vec<Rule> {
     let call = Rule::syscall;
     vec![
         call(libc::SYS_accept4, "QMP: a new client"),
-        call(libc::SYS_recvfrom, "QMP: commands"),
+        call(libc::SYS_recvmsg, "QMP: commands"),
         call(
             libc::SYS_clock_nanosleep,
             "QMP: pause where no client can be accepted",
@@ -312,7 +312,7 @@ pub(super) fn metrics(late: u64) -> Vec<Rule> {
         call(libc::SYS_poll, "metrics: wait for a client"),
         call(libc::SYS_ppoll, "metrics: wait for a client, for so long"),
         early(libc::SYS_accept4, late, "metrics: a new client"),
-        late_only(libc::SYS_recvfrom, late, "metrics: what is asked"),
+        late_only(libc::SYS_recvmsg, late, "metrics: what is asked"),
         late_only(libc::SYS_sendto, late, "metrics: the answer"),
     ]
 }

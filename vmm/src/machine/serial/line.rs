@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Instant;
 
+use protocol::transport::ByteStream;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::SendFlags;
 use vm_superio::serial::SerialEvents;
@@ -14,7 +15,7 @@ use vm_superio::serial::SerialEvents;
 /// What the two directions share.
 pub(super) struct Line {
     /// The client of a socket port.
-    pub(super) client: Mutex<Option<Arc<OwnedFd>>>,
+    pub(super) client: Mutex<Option<Arc<ByteStream>>>,
     /// Set when the receive buffer has run empty.
     pub(super) drained: Arc<OwnedFd>,
     started: Instant,
@@ -95,7 +96,7 @@ impl Line {
         }))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Arc<ByteStream>>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -26,7 +26,7 @@ fn region(fd: Option<OwnedFd>, areas: &[(u64, u64)]) -> RegionInfo {
         size: 0x4000,
         offset: 0,
         areas,
-        fd,
+        fd: fd.map(Into::into),
     }
 }
 

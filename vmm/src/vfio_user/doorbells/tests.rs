@@ -1,5 +1,6 @@
 use super::*;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 
 fn entry(offset: u64, size: u64, flags: u32) -> IoFd {
     IoFd {
@@ -15,7 +16,7 @@ fn found(entries: Vec<IoFd>) -> IoFds {
     let file = File::open("/dev/null").expect("/dev/null");
     IoFds {
         entries,
-        fds: vec![file.into()],
+        fds: vec![OwnedFd::from(file).into()],
     }
 }
 

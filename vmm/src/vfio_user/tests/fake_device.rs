@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use protocol::messages::region_info::RegionInfoReply;
 use protocol::server::{Connection, Event, Request, ServerConfig};
 use protocol::{
-    Command, DeviceInfo, Errno, IrqAction, IrqData, IrqIndex, IrqInfo, IrqInfoFlags, RegionFlags,
-    RegionIndex, Reply, SetIrqs, SparseArea,
+    Command, DeviceInfo, Errno, IrqAction, IrqData, IrqIndex, IrqInfo, IrqInfoFlags, ReceivedFd,
+    RegionFlags, RegionIndex, Reply, SetIrqs, SparseArea,
 };
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -274,7 +274,7 @@ fn resets(command: &Command<'_>) -> bool {
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
-    eventfds: HashMap<(IrqIndex, u32), OwnedFd>,
+    eventfds: HashMap<(IrqIndex, u32), ReceivedFd>,
     hang_up: bool,
 }
 

@@ -46,7 +46,7 @@ fn map(start: u64, len: u64, file: &OwnedFd, file_offset: u64) -> DmaMap {
         range: range(start, len),
         file_offset,
         flags: DmaMapFlags::READ | DmaMapFlags::WRITE,
-        fd: Some(file.try_clone().unwrap()),
+        fd: Some(file.try_clone().unwrap().into()),
     }
 }
 

@@ -77,7 +77,7 @@ fn request(index: IrqIndex, start: u32, count: u32, action: IrqAction, data: Irq
 fn eventfds(count: u32) -> IrqData {
     IrqData::Eventfd(
         (0..count)
-            .map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap())
+            .map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap().into())
             .collect(),
     )
 }
