@@ -31,7 +31,7 @@ use crate::program_pages;
 use crate::ready::ReadyLine;
 use crate::server::listener::{ListenError, Listener, SocketFile};
 use crate::server::{Clients, ServeConfig, ServeError, Shutdown, Source};
-use crate::serving::Serving;
+use crate::serving::{Held, Serving};
 
 pub mod spare;
 mod ahead;
@@ -108,6 +108,8 @@ struct Confined {
     sandbox: Sandbox,
     filtering: Filtering,
     served: Vec<Served>,
+    /// Threads that are there already.
+    held: Option<Held>,
     exporter: Option<Exporter>,
     /// What is there as long as clients may connect.
     files: Vec<SocketFile>,
@@ -153,6 +155,7 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
         sandbox,
         filtering: Filtering::ByTable(calls),
         served,
+        held: None,
         exporter,
         files,
         manager,
@@ -166,12 +169,13 @@ impl Confined {
         // 5. One thread per device, and those that close for them, all held back: none can be started once system calls are filtered.
         let shutdown =
             Shutdown::new().map_err(|source| set_up("make the shutdown eventfd", source))?;
-        let serving = Serving::new(shutdown);
+        let start = || Held::start(closing_threads(&self.served));
+        let held = self.held.map_or_else(start, Ok);
+        let held = held.map_err(|source| set_up("start a thread", source))?;
+        let serving = Serving::new(shutdown, held);
         let mut serving = serving.map_err(|source| set_up("make an eventfd", source))?;
         let start_exporter = (self.exporter).map_or(Ok(()), |exporter| serving.export(exporter));
         start_exporter.map_err(|source| set_up("start a thread", source))?;
-        let start_closing = serving.start_closing(closing_threads(&self.served));
-        start_closing.map_err(|source| set_up("start a thread", source))?;
         for device in self.served {
             serving
                 .start(device.config, device.backend, device.source)

@@ -1,6 +1,6 @@
 //! The threads that serve the devices, one each, and how the process learns that one has ended.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -14,6 +14,9 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::backend::Backend;
 use crate::server::{ServeConfig, ServeError, Shutdown, Source};
+
+/// The longest name of a thread that Linux takes.
+const THREAD_NAME_BYTES: usize = 15;
 
 /// Holds threads back until all are there and the sandbox is closed.
 #[derive(Debug, Default)]
@@ -53,6 +56,79 @@ impl Gate {
     }
 }
 
+/// What a thread does once it may.
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that are held back, and of which nothing depends on what is served.
+#[derive(Debug)]
+pub struct Held {
+    gate: Arc<Gate>,
+    closing: usize,
+    device: Option<HeldDevice>,
+}
+
+/// The thread of a device that is not known yet.
+#[derive(Debug)]
+struct HeldDevice {
+    names: Sender<(String, String)>,
+    work: Sender<Work>,
+}
+
+impl Held {
+    /// Starts so many threads that close what clients sent (`protocol::closing`).
+    pub fn start(threads: usize) -> io::Result<Held> {
+        register_signal_handler(closing::INTERRUPT as c_int, ignore)?;
+        closing::promise(threads);
+        let gate = Arc::<Gate>::default();
+        for number in 0..threads {
+            let gate = Arc::clone(&gate);
+            let body = move || {
+                gate.pass();
+                closing::close_for_others();
+            };
+            std::thread::Builder::new()
+                .name(format!("closing{number}"))
+                .spawn(body)?;
+        }
+        Ok(Held {
+            gate,
+            closing: threads,
+            device: None,
+        })
+    }
+
+    /// Starts the thread of the first device as well. When this returns, the others wait.
+    pub fn with_a_device(mut self) -> io::Result<Held> {
+        let (names, named) = channel::<(String, String)>();
+        let (work, given) = channel::<Work>();
+        let gate = Arc::clone(&self.gate);
+        let body = move || {
+            let Ok((id, pci)) = named.recv() else { return };
+            name_thread(&id);
+            let _device = telemetry::device::span(&id, &pci).entered();
+            gate.pass();
+            // It was given before the gate opened, or nothing is to be served.
+            if let Ok(work) = given.try_recv() {
+                work();
+            }
+        };
+        std::thread::Builder::new()
+            .name("device".to_owned())
+            .spawn(body)?;
+        self.gate.wait_for(self.closing);
+        self.device = Some(HeldDevice { names, work });
+        Ok(self)
+    }
+
+    /// Tells the thread which device it is for.
+    pub fn name(&self, id: &str, pci: &str) {
+        if let Some(device) = &self.device {
+            // It waits for nothing else.
+            let _ = device.names.send((id.to_owned(), pci.to_owned()));
+        }
+    }
+}
+
 /// The running threads.
 #[derive(Debug)]
 pub struct Serving {
@@ -66,11 +142,13 @@ pub struct Serving {
     others: usize,
     failure: Option<ServeError>,
     gate: Arc<Gate>,
+    /// A thread that is there for the first device.
+    first: Option<HeldDevice>,
 }
 
 impl Serving {
-    /// No thread yet.
-    pub fn new(shutdown: Shutdown) -> io::Result<Serving> {
+    /// No thread yet but those that are `held`.
+    pub fn new(shutdown: Shutdown, held: Held) -> io::Result<Serving> {
         let ended = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (sender, results) = channel();
         let ended = Arc::new(ended);
@@ -80,9 +158,10 @@ impl Serving {
             sender,
             ended,
             running: 0,
-            others: 0,
+            others: held.closing,
             failure: None,
-            gate: Arc::default(),
+            gate: held.gate,
+            first: held.device,
         })
     }
 
@@ -103,13 +182,10 @@ impl Serving {
         backend: Box<dyn Backend>,
         source: Source,
     ) -> io::Result<()> {
-        let name = config.device.clone();
+        let (id, pci) = (config.device.clone(), config.pci.clone());
         let (shutdown, sender) = (self.shutdown.clone(), self.sender.clone());
         let ended = Arc::clone(&self.ended);
-        let gate = Arc::clone(&self.gate);
-        let body = move || {
-            let _device = telemetry::device::span(&config.device, &config.pci).entered();
-            gate.pass();
+        let work: Work = Box::new(move || {
             let result = crate::server::serve(source, backend, &config, &shutdown);
             if let Err(error) = &result {
                 let error = error_chain(error);
@@ -118,8 +194,19 @@ impl Serving {
             // Fails only if the main thread has given up waiting.
             let _ = sender.send(result);
             let _ = rustix::io::write(&*ended, &1u64.to_ne_bytes());
-        };
-        std::thread::Builder::new().name(name).spawn(body)?;
+        });
+        if let Some(first) = self.first.take() {
+            let given = first.work.send(work);
+            given.map_err(|_| io::Error::other("the thread of the device has ended"))?;
+        } else {
+            let (gate, named) = (Arc::clone(&self.gate), id.clone());
+            let body = move || {
+                let _device = telemetry::device::span(&named, &pci).entered();
+                gate.pass();
+                work();
+            };
+            std::thread::Builder::new().name(id).spawn(body)?;
+        }
         self.running = self.running.saturating_add(1);
         Ok(())
     }
@@ -137,24 +224,6 @@ impl Serving {
             .name("metrics".to_owned())
             .spawn(body)?;
         self.others = self.others.saturating_add(1);
-        Ok(())
-    }
-
-    /// Starts so many threads that close what clients sent (`protocol::closing`), once `release` is called.
-    pub fn start_closing(&mut self, threads: usize) -> io::Result<()> {
-        register_signal_handler(closing::INTERRUPT as c_int, ignore)?;
-        closing::promise(threads);
-        for number in 0..threads {
-            let gate = Arc::clone(&self.gate);
-            let body = move || {
-                gate.pass();
-                closing::close_for_others();
-            };
-            std::thread::Builder::new()
-                .name(format!("closing{number}"))
-                .spawn(body)?;
-            self.others = self.others.saturating_add(1);
-        }
         Ok(())
     }
 
@@ -206,6 +275,14 @@ impl Serving {
             }
         }
     }
+}
+
+/// The calling thread, as `std::thread::Builder` would.
+fn name_thread(name: &str) {
+    let end = name.len().min(THREAD_NAME_BYTES);
+    let name = CString::new(name.as_bytes().get(..end).unwrap_or_default());
+    // Only people look at it.
+    let _ = name.map(|name| rustix::thread::set_name(&name));
 }
 
 /// A signal that only has to end a wait in the kernel.

@@ -18,6 +18,7 @@ use telemetry::service::Notifier;
 use crate::cli::Spare;
 use crate::program_pages;
 use crate::ready::ReadyLine;
+use crate::serving::Held;
 
 use super::ahead::Ahead;
 use super::{
@@ -52,6 +53,8 @@ pub fn run(spare: Spare, ready: &mut Option<ReadyLine>) -> Result<(), RunError> 
     );
     let sandbox = enter::leave_host(&power, start)?;
     let ahead = Ahead::make(options.iommu_backend);
+    let held = Held::start(DEVICES).and_then(Held::with_a_device);
+    let held = held.map_err(|source| set_up("start a thread", source))?;
     // 3. Wait, with as little memory as can be.
     name(WAITS);
     program_pages::let_go();
@@ -62,6 +65,7 @@ pub fn run(spare: Spare, ready: &mut Option<ReadyLine>) -> Result<(), RunError> 
     // 4. Open the device.
     let _device = telemetry::device::span(&order.id, &order.host.to_string()).entered();
     tracing::debug!("The order of the supervisor is here");
+    held.name(&order.id, &order.host.to_string());
     let (served, descriptors) = opening::open_ordered(order, fds, options.iommu_backend, &clients)?;
     // Not before: its number would be free for what was opened (see `ahead`).
     drop(orders);
@@ -71,6 +75,7 @@ pub fn run(spare: Spare, ready: &mut Option<ReadyLine>) -> Result<(), RunError> 
         sandbox,
         filtering: ahead.take(&descriptors),
         served: vec![served],
+        held: Some(held),
         exporter: None,
         files: Vec::new(),
         manager,

@@ -30,8 +30,13 @@ fn start(serving: &mut Serving, name: &str) -> UnixStream {
     ours
 }
 
+fn held(threads: io::Result<Held>) -> Serving {
+    let shutdown = Shutdown::new().expect("shutdown");
+    Serving::new(shutdown, threads.expect("threads")).expect("serving")
+}
+
 fn serving() -> Serving {
-    let serving = Serving::new(Shutdown::new().expect("shutdown")).expect("serving");
+    let serving = held(Held::start(1));
     serving.release();
     serving
 }
@@ -101,9 +106,8 @@ fn error_chain_is_one_line() {
     assert_eq!(error_chain(&error), "accept a client of x: two lines");
 }
 
-#[test]
-fn threads_are_held_until_they_are_released() {
-    let mut serving = Serving::new(Shutdown::new().expect("shutdown")).expect("serving");
+/// Whether a client hears nothing until they are released, and is served then.
+fn serves_once_released(mut serving: Serving) {
     let client = start(&mut serving, "held");
     serving.wait_until_held();
     let connected =
@@ -112,4 +116,16 @@ fn threads_are_held_until_they_are_released() {
     assert!(!connected.is_finished());
     serving.release();
     assert!(connected.join().expect("join"));
+}
+
+#[test]
+fn threads_are_held_until_they_are_released() {
+    serves_once_released(held(Held::start(1)));
+}
+
+#[test]
+fn thread_that_is_there_before_its_device_is_held_and_serves_it() {
+    let threads = Held::start(1).and_then(Held::with_a_device);
+    let threads = threads.inspect(|threads| threads.name("held", "-"));
+    serves_once_released(held(threads));
 }
