@@ -189,13 +189,12 @@ impl Confined {
         }?;
         tracing::info!(%enforced, "Sandbox");
         serving.release();
-        // 7. Tell whoever waits, give back what only the start needed, and wait until all have ended or a signal comes.
+        // 7. Tell whoever waits, and wait until all have ended or a signal comes. What only the start needed is given back meanwhile.
         if let Some(line) = ready.take() {
             line.ready();
         }
         self.manager.ready();
-        program_pages::let_go();
-        serving.wait(&self.signals);
+        serving.wait(&self.signals, program_pages::let_go);
         // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
         //    One that is held up by its device for longer than a reset may take is left behind.
         self.manager.stopping();

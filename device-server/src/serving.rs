@@ -18,6 +18,12 @@ use crate::server::{ServeConfig, ServeError, Shutdown, Source};
 /// The longest name of a thread that Linux takes.
 const THREAD_NAME_BYTES: usize = 15;
 
+/// By then a client has made use of what it found, mostly: what is needed for that is not mapped twice.
+const SETTLED: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
 /// Holds threads back until all are there and the sandbox is closed.
 #[derive(Debug, Default)]
 struct Gate {
@@ -227,14 +233,20 @@ impl Serving {
         Ok(())
     }
 
-    /// Waits until every thread has ended or `stop` is readable.
-    pub fn wait(&mut self, stop: impl AsFd) {
+    /// Waits until every thread has ended or `stop` is readable, and does `settle` when that has taken `SETTLED`.
+    pub fn wait(&mut self, stop: impl AsFd, settle: impl FnOnce()) {
+        let mut settle = Some(settle);
         while self.running > 0 {
+            let timeout = settle.as_ref().map(|_| &SETTLED);
             let mut poll = [
                 PollFd::new(&stop, PollFlags::IN),
                 PollFd::new(&self.ended, PollFlags::IN),
             ];
-            let _ = rustix::event::poll(&mut poll, None);
+            if rustix::event::poll(&mut poll, timeout) == Ok(0)
+                && let Some(settle) = settle.take()
+            {
+                settle();
+            }
             let [stop_entry, _] = &poll;
             if !stop_entry.revents().is_empty() {
                 tracing::info!("Told to stop by a signal");

@@ -5,7 +5,7 @@
 //! that are a fifth apart, and which of them a pair falls into is not the sandbox's doing.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::proc_files::mappings;
@@ -20,6 +20,8 @@ const START_RATIO: &str = "start to first answer, sandbox on / off";
 const READ_RATIO: &str = "4-byte read p50, sandbox on / off";
 const MEMORY: &str = "PSS of an idle sandboxed device server, used";
 const UNUSED_MEMORY: &str = "PSS of an idle sandboxed device server, connected";
+/// A second after its start a server gives back what only that needed.
+const SETTLED: Duration = Duration::from_secs(2);
 const MEMORY_RUNS: usize = 5;
 const MAX_START_RATIO: f64 = 1.5;
 const MAX_READ_RATIO: f64 = 1.05;
@@ -67,6 +69,7 @@ impl Pair {
     pub(crate) fn memory(figures: &mut Figures) -> Result<()> {
         for _ in 0..MEMORY_RUNS {
             let idle = Ours::start(Deadlines::Timers, &[])?;
+            std::thread::sleep(SETTLED);
             figures.add(UNUSED_MEMORY, "MiB", memory_mib(idle.pid())?);
             attach_and_use(idle.client())?;
             figures.add(MEMORY, "MiB", memory_mib(idle.pid())?);

@@ -92,7 +92,7 @@ fn wait_returns_when_the_last_client_has_gone() {
     let mut serving = serving();
     drop((start(&mut serving, "one"), start(&mut serving, "two")));
     let (never, _write_end) = rustix::pipe::pipe().expect("pipe");
-    serving.wait(&never);
+    serving.wait(&never, || ());
     serving.stop(Duration::ZERO).expect("both have ended");
 }
 
