@@ -122,7 +122,7 @@ fn steps(
     let doorbells =
         doorbells::ask(&client, &description.regions, &reserved).map_err(AttachCause::Doorbells)?;
     // 6. BAR areas. Their descriptors are closed when this returns.
-    let (reset, num_irqs) = (description.info.reset, description.info.num_irqs);
+    let reset = description.info.reset;
     let (msix, irqs) = (description.capabilities.msix, description.irqs);
     let areas = map_allowed(common, services, description, &reserved).map_err(AttachCause::Map)?;
     let VmServices {
@@ -140,7 +140,7 @@ fn steps(
     )
     .with_doorbells(doorbells);
     // 7. Interrupts: nothing is wired before the guest asks for it. What the host's kernel says is for the operator.
-    let host_notices = host_notices::bind(&client, num_irqs);
+    let host_notices = host_notices::bind(&client, &irqs);
     let interrupts = Interrupts::new(common.span(), Arc::clone(&client), Arc::clone(vm), irqs);
     let id = common.id.clone();
     let parts = Parts {

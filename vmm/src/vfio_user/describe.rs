@@ -10,6 +10,7 @@ use protocol::{DeviceInfo, IrqIndex, IrqInfo, IrqInfoFlags, RegionIndex, RegionI
 
 use super::capabilities::{self, Capabilities, CapabilityError, InBar, MsixLayout};
 use super::wire::{u8_at, u16_at, u32_at};
+use crate::one_line::one_line;
 use crate::pci::bar::{BarError, Bars, ROM};
 use crate::pci::{BarKind, BarRequest};
 
@@ -34,7 +35,7 @@ pub struct Description {
     pub capabilities: Capabilities,
 }
 
-/// The interrupt kinds that a guest can use; a kind that the device does not have has count 0.
+/// The interrupt kinds, those that a guest can use first; a kind that the device does not have has count 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Irqs {
     /// The pin.
@@ -43,6 +44,10 @@ pub struct Irqs {
     pub msi: IrqInfo,
     /// MSI-X.
     pub msix: IrqInfo,
+    /// An error that cannot be corrected. For the host.
+    pub err: IrqInfo,
+    /// The host wants the device back. For the host.
+    pub req: IrqInfo,
 }
 
 /// The device cannot be what it says.
@@ -117,16 +122,19 @@ pub fn describe(client: &Client) -> Result<Description, DescribeError> {
         move |source| DescribeError::Ask { what, source }
     };
     let info = client.device_info().map_err(ask("ask what device it is"))?;
-    let config = client
-        .region_info(RegionIndex::CONFIG)
-        .map_err(ask("ask for its configuration space"))?;
-    let copy = read_copy(client, config.size)?;
-    let wanted: Vec<RegionIndex> = (RegionIndex::BAR0.0..=RegionIndex::ROM.0)
+    // BAR 0 to 5, the ROM and, last, the configuration space.
+    let wanted: Vec<RegionIndex> = (RegionIndex::BAR0.0..=RegionIndex::CONFIG.0)
         .map(RegionIndex)
         .collect();
-    let regions = client.region_infos(&wanted);
-    let mut regions =
-        regions.map_err(|(index, source)| ask(&format!("ask for region {}", index.0))(source))?;
+    let mut regions = client.region_infos(&wanted).map_err(|(index, source)| {
+        let what = match index {
+            RegionIndex::CONFIG => "ask for its configuration space".to_owned(),
+            RegionIndex(number) => format!("ask for region {number}"),
+        };
+        ask(&what)(source)
+    })?;
+    let config = regions.pop().map_or(0, |config| config.size);
+    let copy = read_copy(client, config)?;
     regions.retain(|region| region.size > 0);
     let irqs = interrupts(client, info)?;
     check(info, regions, irqs, copy)
@@ -149,9 +157,24 @@ fn read_copy(client: &Client, size: u64) -> Result<Vec<u8>, DescribeError> {
 
 /// Those kinds of interrupts that the device has.
 fn interrupts(client: &Client, info: DeviceInfo) -> Result<Irqs, DescribeError> {
-    let kinds = [IrqIndex::INTX, IrqIndex::MSI, IrqIndex::MSIX];
-    let had = kinds.partition_point(|index| index.0 < info.num_irqs);
-    let found = client.irq_infos(kinds.get(..had).unwrap_or_default());
+    let kinds = [
+        IrqIndex::INTX,
+        IrqIndex::MSI,
+        IrqIndex::MSIX,
+        IrqIndex::ERR,
+        IrqIndex::REQ,
+    ];
+    let had = |kinds: &[IrqIndex]| kinds.partition_point(|index| index.0 < info.num_irqs);
+    let ask = |kinds: &[IrqIndex]| client.irq_infos(kinds.get(..had(kinds)).unwrap_or_default());
+    let [guests @ .., _, _] = &kinds;
+    let found = match ask(&kinds) {
+        // A server that does not know the host's is no worse.
+        Err((index, error @ ClientError::Refused { .. })) if !guests.contains(&index) => {
+            tracing::warn!(error = one_line(&error), "{index} will not be told");
+            ask(guests)
+        }
+        found => found,
+    };
     let found = found.map_err(|(index, source)| DescribeError::Ask {
         what: format!("ask for its {index} interrupts"),
         source,
@@ -162,8 +185,14 @@ fn interrupts(client: &Client, info: DeviceInfo) -> Result<Irqs, DescribeError> 
         count: 0,
     };
     let mut found = found.into_iter();
-    let [intx, msi, msix] = kinds.map(|index| found.next().unwrap_or(absent(index)));
-    Ok(Irqs { intx, msi, msix })
+    let [intx, msi, msix, err, req] = kinds.map(|index| found.next().unwrap_or(absent(index)));
+    Ok(Irqs {
+        intx,
+        msi,
+        msix,
+        err,
+        req,
+    })
 }
 
 fn check(

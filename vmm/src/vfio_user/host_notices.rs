@@ -10,6 +10,7 @@ use std::sync::Arc;
 use protocol::client::{Client, ClientError};
 use protocol::{IrqAction, IrqIndex, IrqInfoFlags};
 
+use super::describe::Irqs;
 use super::vectors::new_eventfd;
 use crate::one_line::one_line;
 
@@ -26,38 +27,33 @@ pub enum HostNotice {
 pub type NoticeFd = (HostNotice, Arc<OwnedFd>);
 
 /// Binds eventfds to both, as far as the server has them.
-pub(super) fn bind(client: &Client, num_irqs: u32) -> Vec<NoticeFd> {
+pub(super) fn bind(client: &Client, irqs: &Irqs) -> Vec<NoticeFd> {
     let both = [
-        (HostNotice::Error, IrqIndex::ERR),
-        (HostNotice::Request, IrqIndex::REQ),
+        (HostNotice::Error, irqs.err),
+        (HostNotice::Request, irqs.req),
     ];
     let mut bound = Vec::new();
-    for (notice, index) in both {
-        if index.0 >= num_irqs {
+    for (notice, info) in both {
+        if info.count == 0 || !info.flags.contains(IrqInfoFlags::EVENTFD) {
             continue;
         }
-        match bind_one(client, index) {
-            Ok(Some(event)) => bound.push((notice, Arc::new(event))),
-            Ok(None) => {}
+        match bind_one(client, info.index) {
+            Ok(event) => bound.push((notice, Arc::new(event))),
             Err(error) => {
                 let error = one_line(&error);
-                tracing::warn!(error, "{index} will not be told");
+                tracing::warn!(error, "{} will not be told", info.index);
             }
         }
     }
     bound
 }
 
-fn bind_one(client: &Client, index: IrqIndex) -> Result<Option<OwnedFd>, BindError> {
-    let info = client.irq_info(index).map_err(BindError::Server)?;
-    if info.count == 0 || !info.flags.contains(IrqInfoFlags::EVENTFD) {
-        return Ok(None);
-    }
+fn bind_one(client: &Client, index: IrqIndex) -> Result<OwnedFd, BindError> {
     let event = new_eventfd().map_err(BindError::Eventfd)?;
     client
         .set_irqs_eventfds(index, 0, IrqAction::Trigger, &[event.as_fd()])
         .map_err(BindError::Server)?;
-    Ok(Some(event))
+    Ok(event)
 }
 
 #[derive(Debug, thiserror::Error)]

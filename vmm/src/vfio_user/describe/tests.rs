@@ -31,6 +31,8 @@ fn irqs(intx: u32, msi: u32, msix: u32) -> Irqs {
         intx: info(IrqIndex::INTX, intx),
         msi: info(IrqIndex::MSI, msi),
         msix: info(IrqIndex::MSIX, msix),
+        err: info(IrqIndex::ERR, 1),
+        req: info(IrqIndex::REQ, 1),
     }
 }
 

@@ -82,3 +82,13 @@ fn refused_dma_map_and_too_few_maps_are_refused() {
     device.config.capabilities.max_dma_maps = 0;
     refused(device, "");
 }
+
+#[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
+fn device_whose_server_refuses_to_tell_of_the_host_is_attached_all_the_same() {
+    let machine = Machine::new();
+    let mut device = FakeDevice::new();
+    device.refuses_notices = true;
+    let (function, _running) = machine.attach(device);
+    assert!(function.host_notices().is_empty());
+}

@@ -59,6 +59,8 @@ pub(super) struct FakeDevice {
     pub(super) msix_flags: IrqInfoFlags,
     pub(super) refuses_dma_map: bool,
     pub(super) refuses_dma_unmap: bool,
+    /// Whatever is asked about ERR and REQ.
+    pub(super) refuses_notices: bool,
     pub(super) config: ServerConfig,
     /// Resets are not answered before a word comes.
     reset_gate: Option<Receiver<()>>,
@@ -89,6 +91,7 @@ impl FakeDevice {
             msix_flags: IrqInfoFlags::EVENTFD,
             refuses_dma_map: false,
             refuses_dma_unmap: false,
+            refuses_notices: false,
             config: ServerConfig::standard(),
             reset_gate: None,
         }
@@ -161,6 +164,9 @@ impl FakeDevice {
         match command {
             Command::DeviceInfo => Reply::DeviceInfo(self.info),
             Command::RegionInfo(request) => self.region(request.index, request.argsz, bar),
+            Command::IrqInfo(index) if self.refuses_notices && index >= IrqIndex::ERR => {
+                Reply::Error(Errno::INVAL)
+            }
             Command::IrqInfo(index) => Reply::IrqInfo(self.irq(index)),
             Command::SetIrqs(request) => state.set_irqs(request),
             Command::DmaMap(map) => {
