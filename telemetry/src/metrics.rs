@@ -20,7 +20,7 @@ use rustix::net::{SendFlags, SocketFlags};
 const MAX_REQUEST_BYTES: usize = 4096;
 /// How long a client may take to ask and to read.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Pause after a connection that could not be accepted.
+/// Pause after a connection that could not be accepted, or while none may come.
 const RETRY: Duration = Duration::from_millis(200);
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -84,6 +84,10 @@ impl Exporter {
     pub fn serve(&self, stop: impl AsFd) {
         let stop = stop.as_fd();
         while wait(self.listener.as_fd(), PollFlags::IN, stop, None).is_ok() {
+            if !(self.clients.may_come)() {
+                pause(stop);
+                continue;
+            }
             match self.accept() {
                 Ok(mut client) => {
                     if matches!(self.answer(&mut *client, stop), Err(Ended::Stop)) {
@@ -93,18 +97,13 @@ impl Exporter {
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => {
                     tracing::warn!(%errno, "A client of the metrics is not accepted");
-                    let pause = Instant::now().checked_add(RETRY);
-                    // Only the end of the wait matters: nothing else is looked at.
-                    let _ = wait(stop, PollFlags::IN, stop, pause);
+                    pause(stop);
                 }
             }
         }
     }
 
     fn accept(&self) -> Result<Box<dyn Stream>, Errno> {
-        if !(self.clients.may_come)() {
-            return Err(Errno::NOBUFS);
-        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         rustix::net::accept_with(&self.listener, flags).map(self.clients.adopt)
     }
@@ -173,6 +172,13 @@ fn send(
         }
     }
     Ok(())
+}
+
+/// Before the next try, or until `stop` is readable.
+fn pause(stop: BorrowedFd<'_>) {
+    let end = Instant::now().checked_add(RETRY);
+    // Only the end of the wait matters: nothing else is looked at.
+    let _ = wait(stop, PollFlags::IN, stop, end);
 }
 
 /// Waits for `fd`, at most until `give_up`.

@@ -11,7 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::closing::is_full;
 use protocol::transport::ByteStream;
@@ -48,6 +48,8 @@ pub const PORTS: [(AddressRange, Gsi); 2] = [
 ];
 /// Register that takes the byte to send (and, while LCR says so, a part of the divisor).
 const TRANSMIT: u64 = 0;
+/// Before the next try where a client cannot be let in.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Receive buffer of the device.
 const BUFFER_BYTES: usize = 64;
 
@@ -266,10 +268,13 @@ impl SerialPort {
     }
 
     fn accept(&self) {
+        // Not while nothing that a client sends could be closed again. The listener stays readable.
+        if is_full() {
+            std::thread::park_timeout(ACCEPT_PAUSE);
+            return;
+        }
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not while nothing that a client sends could be closed again.
         if let Some(listener) = &input.source
-            && !is_full()
             && let Ok(client) = rustix::net::accept_with(&**listener, SocketFlags::CLOEXEC)
         {
             *self.line.lock() = Some(Arc::new(ByteStream::new(client)));
