@@ -9,6 +9,7 @@ use protocol::messages::RegionAccess;
 use protocol::server::{Connection, Event, Request, ServerConfig};
 use protocol::{Command, Errno, Iova, Reply};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use stream::{message, send, steps};
@@ -40,7 +41,7 @@ fn serve(server: UnixStream) {
     let mut config = ServerConfig::standard();
     config.deadlines.send = Duration::from_millis(1);
     config.deadlines.dma = Duration::from_millis(1);
-    let mut connection = Connection::new(server.into(), config).expect("a stream socket");
+    let mut connection = Connection::new(OwnedFd::from(server), config).expect("a stream socket");
     for _ in 0..10_000 {
         let (token, command) = match connection.next_event() {
             Event::Request(Request { token, command }) => (token, command),

@@ -15,7 +15,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,7 +77,7 @@ fn torment_server(script: &[u8]) {
     config.capabilities.twin_socket = TwinSocket::Supported;
     config.deadlines.send = Duration::from_millis(1);
     config.deadlines.dma = Duration::from_millis(1);
-    let mut connection = Connection::new(server.into(), config).expect("a stream socket");
+    let mut connection = Connection::new(OwnedFd::from(server), config).expect("a stream socket");
     let Event::Request(Request { token, .. }) = connection.next_event() else {
         panic!("the reset is a good request");
     };
