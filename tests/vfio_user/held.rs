@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -138,11 +138,34 @@ fn s22_socket_that_lingers_with_an_answer_holds_up_no_virtual_cpu() -> Result<()
     Ok(())
 }
 
+/// A file that a relay sends once it is there. This process must not end while the relay has it.
+#[derive(Default)]
+struct Lent(Arc<Mutex<Option<Arc<fuse::Held>>>>);
+
+impl Lent {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<fuse::Held>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(file) = self.lock().take() else {
+            return;
+        };
+        file.release();
+        let alone = || (Arc::strong_count(&file) == 1).then_some(());
+        if let Err(error) = eventually("the relay lets go of the file", PROCESS, alone) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs /dev/kvm: scripts/test"]
 fn s22_file_that_does_not_close_costs_the_server_its_device() -> Result<()> {
-    let file: Arc<Mutex<Option<Arc<fuse::Held>>>> = Arc::default();
-    let sent = Arc::clone(&file);
+    let lent = Lent::default();
+    let sent = Arc::clone(&lent.0);
     let bend = move |_: &RawMessage, reply: RawMessage| {
         let file = sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(vec![match file.filter(|_| reply.command() == READ) {
@@ -154,8 +177,7 @@ fn s22_file_that_does_not_close_costs_the_server_its_device() -> Result<()> {
     let Some(made) = unclosable_file() else {
         return Ok(());
     };
-    let made = Arc::new(made);
-    *file.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&made));
+    *lent.lock() = Some(Arc::new(made));
     let begun = Instant::now();
     machine.register(ID).context("the first, which brings it")?;
     ensure!(
@@ -166,6 +188,6 @@ fn s22_file_that_does_not_close_costs_the_server_its_device() -> Result<()> {
     ensure!(machine.register(ID)? == ONES, "{}", machine.log());
     machine.has_lost_the_device()?;
     // Before the VM is killed, which could not end.
-    made.release();
+    drop(lent);
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! process of a failed test is stuck for ever. With `unclosable_file` closing is not answered either, until its `Held` is dropped. A
 //! test's process that is killed before that cannot end: `echo 1 > /sys/fs/fuse/connections/N/abort`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -19,10 +19,13 @@ use nix::mount::{MntFlags, MsFlags};
 use rustix::fs::{Gid, Uid};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
 
+use crate::deadline::{PROCESS, eventually};
 use crate::scratch::Scratch;
 
 /// Longer than any wait of a peer of ours.
 const HOLD: Duration = Duration::from_secs(30);
+/// Between the end of a descriptor and that of closing it, once it is answered.
+const GRACE: Duration = Duration::from_millis(100);
 const NOBODY: u32 = 65534;
 
 /// What is not answered before it is open.
@@ -36,7 +39,8 @@ struct Gate {
 #[derive(Debug)]
 pub struct Held {
     gate: Arc<Gate>,
-    file: OwnedFd,
+    /// Only `drop` leaves it empty.
+    file: Option<OwnedFd>,
 }
 
 impl Held {
@@ -53,15 +57,37 @@ impl Held {
 
 impl AsFd for Held {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file.as_ref().expect("it lives").as_fd()
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Before this process closes the file, which asks its own thread.
+        // Closing asks a thread of this process, which must not end before everything of it that has the file has closed it.
         self.release();
+        let Some(file) = self.file.take() else { return };
+        let closed = eventually("every other copy to be closed", PROCESS, || {
+            (copies(&file).ok()? <= 1).then_some(())
+        });
+        drop(file);
+        // What was taken out of the table just now is being closed.
+        std::thread::sleep(GRACE);
+        if let Err(error) = closed {
+            eprintln!("{error:#}: this process may not end");
+        }
     }
+}
+
+/// How many descriptors of this process are the file.
+fn copies(file: &OwnedFd) -> io::Result<usize> {
+    let target = |number: &str| fs::read_link(format!("/proc/self/fd/{number}"));
+    let name = target(&file.as_raw_fd().to_string())?;
+    let mut found = 0;
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let same = target(&entry?.file_name().to_string_lossy()).is_ok_and(|other| other == name);
+        found += usize::from(same);
+    }
+    Ok(found)
 }
 
 /// Answers no FUSE_FLUSH before its gate is open.
@@ -121,6 +147,7 @@ pub fn file_of_another_user() -> io::Result<OwnedFd> {
 pub fn unclosable_file() -> io::Result<Held> {
     let gate = Arc::new(Gate::default());
     let file = open_as(Unclosable(Arc::clone(&gate)), 0, ",allow_other")?;
+    let file = Some(file);
     Ok(Held { gate, file })
 }
 
