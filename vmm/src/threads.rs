@@ -188,12 +188,16 @@ pub fn start_closing_alone() -> io::Result<()> {
 }
 
 fn prepare_closing(threads: usize) -> io::Result<()> {
-    register_signal_handler(closing::INTERRUPT as c_int, ignore)?;
+    let_interrupt(closing::INTERRUPT as c_int)?;
     closing::promise(threads);
     Ok(())
 }
 
-/// A signal that only has to end a wait in the kernel.
+/// From now on this signal does nothing but end a thread's wait in the kernel.
+pub fn let_interrupt(signal: c_int) -> io::Result<()> {
+    Ok(register_signal_handler(signal, ignore)?)
+}
+
 extern "C" fn ignore(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
 /// The calling thread's number on the host. In a pid namespace of its own the thread itself knows another one.

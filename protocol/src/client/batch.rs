@@ -1,16 +1,15 @@
 //! Several questions at once: all are sent before the first answer is waited for.
 //!
 //! Each has a ticket and a deadline of its own, as any request, so answers may come in another order, and one that does not come loses the
-//! device. The thread that asks leads until it has all: their answers may bring descriptors, which others have no room for.
+//! device. The thread that asks leads until it has all.
 //! Limit: `MAX_QUESTIONS` in flight.
-
-use crate::received_fd::ReceivedFd;
 
 use super::engine::{Call, Engine, answered};
 use super::error::ClientError;
 use super::in_flight::{Lead, Ticket};
 use crate::header::HeaderFlags;
 use crate::limits::MAX_QUESTIONS;
+use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
 
 /// Which question got no answer that can be used, counted from 0, and why.

@@ -13,8 +13,7 @@ use crate::received_fd::ReceivedFd;
 use crate::refusal::BadField;
 use crate::transport::{FrameReceiver, FrameSender, Outgoing, Patience, StreamSocket};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 

@@ -13,13 +13,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, SIGRTMIN};
 
 use super::error::KvmError;
 use super::exit::{FatalExit, MemoryFaultHandler, Outcome, run_once};
 use super::vcpu::Vcpu;
 use crate::address_space::AddressSpaces;
-use crate::threads::{Kind, Threads};
+use crate::threads::{Kind, Threads, let_interrupt};
 
 #[cfg(test)]
 mod tests;
@@ -77,9 +77,7 @@ impl VcpuSet {
         threads: &Threads,
     ) -> Result<VcpuSet, KvmError> {
         let failed = |step| move |source| KvmError::Call { step, source };
-        register_signal_handler(SIGRTMIN(), ignore_kick).map_err(|errno| {
-            failed("Install the kick signal")(io::Error::from_raw_os_error(errno.errno()))
-        })?;
+        let_interrupt(SIGRTMIN()).map_err(failed("Install the kick signal"))?;
         let context = Arc::new(context);
         let state = State {
             order: Order::Park,
@@ -267,13 +265,6 @@ fn run_until_stopped(
         }
     }
     None
-}
-
-extern "C" fn ignore_kick(
-    _signal: libc::c_int,
-    _info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
 }
 
 impl std::fmt::Debug for VcpuContext {
