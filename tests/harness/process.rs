@@ -15,7 +15,7 @@ use rustix::process::{
 };
 
 use crate::console::Console;
-use crate::deadline::eventually;
+use crate::deadline::{PROCESS, eventually};
 use crate::proc_files;
 
 /// How long the processes of a killed supervisor may take to go: a device is reset on the way.
@@ -114,6 +114,16 @@ impl Process {
         self.stderr.wait_for_end(limit)?;
         Ok(status)
     }
+}
+
+/// Stops a process (SIGSTOP), and returns when none of its threads runs: the signal is one thread's, which stops the others later.
+pub fn stop(pid: u32) -> Result<()> {
+    let process = Pid::from_raw(pid.cast_signed()).context("a process")?;
+    kill_process(process, Signal::STOP).with_context(|| format!("stop process {pid}"))?;
+    eventually("a process that has stopped", PROCESS, || {
+        let states = proc_files::status_of_threads(pid, "State").ok()?;
+        (states == ["T (stopped)"]).then_some(())
+    })
 }
 
 impl Drop for Process {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use harness::host_device::{HostDevice, NVME};
 use harness::pattern::record_in_hex;
+use harness::process;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{
@@ -26,17 +27,13 @@ fn reading(mut machine: Machine) -> Result<Machine> {
 }
 
 pub(crate) fn kill_server(machine: &Machine) -> Result<()> {
-    signal_server(machine, Signal::KILL)
-}
-
-fn signal_server(machine: &Machine, signal: Signal) -> Result<()> {
     let pids = machine.vm.device_server_pids()?;
     ensure!(!pids.is_empty(), "there is a device server");
     for pid in pids {
         let pid = Pid::from_raw(i32::try_from(pid)?);
         if let Some(pid) = pid {
             // It may be the parent of the one that was killed before it.
-            let _gone = kill_process(pid, signal);
+            let _gone = kill_process(pid, Signal::KILL);
         }
     }
     Ok(())
@@ -127,7 +124,9 @@ fn lost_device_on_the_root_bus_stays_lost_and_the_guest_lives() -> Result<()> {
 #[ignore = "runs in the lab: scripts/test"]
 fn server_that_stands_still_is_a_loss_at_the_deadline_and_is_killed() -> Result<()> {
     let mut machine = with_disk("")?;
-    signal_server(&machine, Signal::STOP)?;
+    for pid in machine.vm.device_server_pids()? {
+        process::stop(pid)?;
+    }
     // Configuration space is the server's to answer.
     machine.guest("cat /sys/class/nvme/nvme0/device/config | head -c 4 >/dev/null; true")?;
     let lost = machine.event("BULKHEAD_DEVICE_LOST", NOTICED)?;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use harness::deadline::eventually;
 use harness::host_device::{HostDevice, NVME};
-use harness::{proc_files, programs};
-use rustix::process::{Pid, Signal, kill_process};
+use harness::{proc_files, process, programs};
+use rustix::process::Signal;
 
 use crate::loss::{kill_server, with_disk};
 use crate::machine::group_is_free;
@@ -17,10 +17,6 @@ const BRAKE: Duration = Duration::from_secs(20);
 const VMM_END: Duration = Duration::from_secs(90);
 /// For the kernel to end a process and reset its device.
 const GONE: Duration = Duration::from_secs(20);
-
-fn pid(number: u32) -> Result<Pid> {
-    Pid::from_raw(i32::try_from(number)?).context("a pid is not zero")
-}
 
 fn ours() -> Result<Vec<u32>> {
     let (vmms, servers) = (
@@ -54,7 +50,7 @@ fn killed_supervisor_takes_vmm_and_servers_along_and_the_device_is_free() -> Res
 fn vmm_that_keeps_the_device_of_a_dead_server_has_its_dma_stopped_and_is_killed() -> Result<()> {
     let mut machine = with_disk("")?;
     let vmm = machine.vm.vmm_pid()?;
-    kill_process(pid(vmm)?, Signal::STOP)?;
+    process::stop(vmm)?;
     kill_server(&machine)?;
     group_is_free().unwrap_err();
     ensure!(HostDevice::at(NVME).is_bus_master()?, "it still may do DMA");

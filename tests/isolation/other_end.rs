@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use harness::deadline::{PROCESS, eventually};
-use harness::process::Process;
+use harness::process::{self, Process};
 use harness::scratch::Scratch;
 use harness::{bare_guest, proc_files, programs};
 use protocol::supervisor::{ControlSocket, Received, Reply, Request};
@@ -45,12 +45,7 @@ pub(crate) fn shipped() -> Result<(OtherEnd, OwnedFd)> {
     })
     .with_context(|| vm.stderr().text())?;
     // It would take the answers.
-    kill_process(vmm, Signal::STOP)?;
-    eventually("a VMM that has stopped", PROCESS, || {
-        let states =
-            proc_files::status_of_threads(vmm.as_raw_pid().unsigned_abs(), "State").ok()?;
-        (states == ["T (stopped)"]).then_some(())
-    })?;
+    process::stop(vmm.as_raw_pid().cast_unsigned())?;
     let vm = OtherEnd::Shipped {
         vm,
         vmm,

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use harness::bare_guest;
 use harness::deadline::PROCESS;
 use harness::proc_files;
+use harness::process;
 use harness::raw_message::RawMessage;
 use harness::raw_peer::lingering;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::machine::Machine;
@@ -95,17 +96,15 @@ fn client_that_sends_a_socket_that_lingers_holds_up_nobody() -> Result<()> {
     };
     // The VMM takes it when nobody else has it any more.
     let family = machine.process.family()?;
-    let signal = |signal| -> Result<()> {
-        for pid in &family {
-            let pid = Pid::from_raw(pid.cast_signed()).context("a process")?;
-            rustix::process::kill_process(pid, signal)?;
-        }
-        Ok(())
-    };
-    signal(Signal::STOP)?;
+    for pid in &family {
+        process::stop(*pid)?;
+    }
     greeting.send(&stream)?;
     drop(greeting);
-    signal(Signal::CONT)?;
+    for pid in &family {
+        let process = Pid::from_raw(pid.cast_signed()).context("a process")?;
+        kill_process(process, Signal::CONT)?;
+    }
     other.succeed(r#"{"execute":"query-status"}"#)?;
     drop(stream);
     other.succeed(r#"{"execute":"query-status"}"#)?;

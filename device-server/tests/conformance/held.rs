@@ -49,7 +49,7 @@ fn f09_socket_that_lingers_and_is_never_read_holds_up_nobody() {
     let peer = Peer::negotiated(&server);
     let (socket, _reader) = lingering::tcp_socket().expect("a socket");
     // What the server reads first ends the connection, and what comes with the second it never takes.
-    server.signal(Signal::STOP);
+    server.stop();
     peer.send(&[0xff; 16]);
     peer.send_with_fds(&[0; 8], &[socket.as_fd()]);
     drop(socket);

@@ -174,6 +174,11 @@ impl Server {
             .count()
     }
 
+    /// When it returns, no thread of the server runs, before it is sent SIGCONT.
+    pub(crate) fn stop(&self) {
+        harness::process::stop(self.process.pid().cast_unsigned()).expect("a stopped server");
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal).expect("signal");
     }
