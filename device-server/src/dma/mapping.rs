@@ -7,15 +7,19 @@
     unsafe_code,
     reason = "mmap and munmap of a file descriptor that the client sent"
 )]
-// UNSAFETY: the mapping is made at an address that the kernel picks, is never handed out as a reference, and is
+// UNSAFETY: the mapping is made where nothing is, is never handed out as a reference, and is
 // unmapped exactly once, on drop.
 
+use std::ffi::c_void;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use protocol::{Errno, IovaRange};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vm_memory::VolatileSlice;
+
+const HUGE_PAGE: usize = 2 << 20;
+const HUGE_PAGE_MASK: u64 = (2 << 20) - 1;
 
 /// Memory of the client, mapped shared. Unmapped on drop.
 #[derive(Debug)]
@@ -42,20 +46,13 @@ impl Mapping {
         } else {
             ProtFlags::READ
         };
+        let hint = place_for_huge_pages(len, file_offset);
         // SAFETY: mmap's contract for a fresh shared file mapping:
-        // - the address is null and MAP_FIXED is not set: no existing mapping is replaced;
+        // - MAP_FIXED is not set: no existing mapping is replaced, whatever the address is;
         // - the length is not zero: an `IovaRange` is never empty;
         // - the pointer is only used through `address`, for VFIO and for `VolatileSlice`, never as a reference.
-        let address = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                protection,
-                MapFlags::SHARED,
-                fd,
-                file_offset,
-            )
-        }?;
+        let address =
+            unsafe { rustix::mm::mmap(hint, len, protection, MapFlags::SHARED, fd, file_offset) }?;
         let address = NonNull::new(address.cast::<u8>()).ok_or(Errno::NOMEM)?;
         let mapping = Mapping {
             address,
@@ -116,6 +113,36 @@ impl Mapping {
     }
 }
 
+/// An address where a huge page of the file can be one of the mapping, or null. The kernel picks none for a file of memory, and a
+/// huge page that is mapped as 512 small ones is pinned one by one: 0.6 s for 512 MiB in the lab, and 0.02 s where it is not. Should
+/// another thread take the place first, the kernel takes another.
+fn place_for_huge_pages(len: usize, file_offset: u64) -> *mut c_void {
+    let Some(with_slack) = len.checked_add(HUGE_PAGE).filter(|_| len >= HUGE_PAGE) else {
+        return ptr::null_mut();
+    };
+    // SAFETY: mmap's contract for fresh anonymous memory: the address is null and MAP_FIXED is not set, so no existing mapping is
+    // replaced; the length is not zero; nobody uses the pointer but `munmap` below.
+    let free = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            with_slack,
+            ProtFlags::empty(),
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )
+    };
+    let Ok(free) = free else {
+        return ptr::null_mut();
+    };
+    // SAFETY: munmap's contract is that nothing uses the range: it was made above, and nobody has its address.
+    if let Err(errno) = unsafe { rustix::mm::munmap(free, with_slack) } {
+        tracing::error!(%errno, len = with_slack, "Unmap what shows where there is room");
+    }
+    // Of the low bits alone: more of the offset does not matter.
+    let into_huge_page = usize::try_from(file_offset & HUGE_PAGE_MASK).unwrap_or_default();
+    let skipped = into_huge_page.wrapping_sub(free.addr()) & (HUGE_PAGE - 1);
+    free.wrapping_byte_add(skipped)
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: munmap's contract:
@@ -139,6 +166,26 @@ mod tests {
     use rustix::fs::MemfdFlags;
 
     use super::*;
+
+    #[test]
+    fn mapping_fits_the_huge_pages_of_its_file() {
+        const LEN: u64 = 8 << 20;
+        let memory = rustix::fs::memfd_create("mapping-test", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&memory, 2 * LEN).unwrap();
+        let mut others = Vec::new();
+        for offset in [0, 0x1000, 0x20_0000, 0x3f_f000] {
+            // Whatever lies beside it.
+            let page = IovaRange::new(Iova(0), 0x1000).unwrap();
+            others.push(Mapping::new(memory.as_fd(), 0, page, true).unwrap());
+            let range = IovaRange::new(Iova(0), LEN).unwrap();
+            // Another test's thread may take the place.
+            let fits = (0..5).any(|_| {
+                let mapping = Mapping::new(memory.as_fd(), offset, range, true).unwrap();
+                mapping.address().addr().get() as u64 % 0x20_0000 == offset % 0x20_0000
+            });
+            assert!(fits, "{offset:#x}");
+        }
+    }
 
     #[test]
     fn mapping_asks_for_huge_pages() {
