@@ -20,8 +20,7 @@ use crate::startup::stage_field;
 const PORT: &str = "pcie-root-port,id=pcie.1,port=0x1,bus=pcie.0,addr=0x1";
 const MOVED: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_secs(2);
-/// The look at the disk costs a process of the guest: not too often.
-const BOUND: &str = "until [ -e /dev/nvme0n1 ]; do sleep 0.05; done";
+const BOUND: &str = "/guest-probe appears /dev/nvme0n1";
 const DEL: &str = r#"{"execute":"device_del","arguments":{"id":"disk"}}"#;
 const GONE: &str = "! [ -e /dev/nvme0n1 ]";
 
@@ -43,7 +42,8 @@ pub(crate) fn measure(pairs: usize, figures: &mut Figures) -> Result<()> {
             arguments.extend(["-device-policy", &policy]);
             arguments.extend(["-log-level", "info", "-log-format", "json"]);
         }
-        let machine = Machine::start(vmm, &arguments, &Guest::running(OBEY))?;
+        let guest = Guest::running(OBEY).with_probe();
+        let machine = Machine::start(vmm, &arguments, &guest)?;
         machine.wait_for_line("OBEY")?;
         let qmp = machine.qmp()?;
         machines.push((vmm, machine, qmp));
@@ -97,8 +97,8 @@ fn cycle(
     figures: &mut Figures,
 ) -> Result<Option<[f64; 4]>> {
     wait_until_free()?;
-    std::thread::sleep(REST);
     machine.tell(BOUND)?;
+    std::thread::sleep(REST);
     resets.forget()?;
     let begin = Instant::now();
     qmp.succeed(&format!(

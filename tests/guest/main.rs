@@ -2,9 +2,11 @@
 //!
 //!     guest-probe reads DISK DEPTH COUNT        random 4 KiB reads, DEPTH at a time (reads.rs)
 //!     guest-probe register RESOURCE OFFSET COUNT BATCH    reads of a 32-bit device register, BATCH of them a sample (register.rs)
+//!     guest-probe appears FILE                  returns when it is there (appears.rs)
 //!
 //! Prints one line of "name=value" words, times in nanoseconds.
 
+mod appears;
 mod reads;
 mod register;
 
@@ -18,8 +20,9 @@ fn main() -> Result<()> {
         ["register", resource, offset, count, batch] => {
             register::run(resource, offset.parse()?, count.parse()?, batch.parse()?)
         }
+        ["appears", file] => appears::run(file),
         _ => bail!(
-            "usage: guest-probe reads DISK DEPTH COUNT | register RESOURCE OFFSET COUNT BATCH"
+            "usage: guest-probe reads DISK DEPTH COUNT | register RESOURCE OFFSET COUNT BATCH | appears FILE"
         ),
     }
 }
