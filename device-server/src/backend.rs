@@ -102,6 +102,12 @@ impl DeviceDescription {
 
 /// One device. Errors are what the client gets as errno; the connection lives on.
 pub trait Backend: Send + Debug {
+    /// Waits until the device is open, where its client is served before that. Until then it is asked for nothing but DMA maps, and
+    /// to forget its client. An error: it cannot be opened.
+    fn opened(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// What the device looks like. Changes in `client_gone` only.
     fn describe(&self) -> &DeviceDescription;
 

@@ -75,6 +75,8 @@ pub struct Spare {
     pub options: VfioArgs,
     /// The inherited socket.
     pub order_fd: i32,
+    /// Whether an order may ask for a client to be served early.
+    pub early: bool,
 }
 
 /// Options of every subcommand.
@@ -191,6 +193,9 @@ enum Kind {
         /// Inherited socket on which the order comes
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
         order_fd: i32,
+        /// An order may ask that its client is served before the device is open: then {"serving":true} comes before the ready line
+        #[arg(long)]
+        early: bool,
     },
     /// Serve the software test device
     Test {
@@ -248,6 +253,7 @@ where
             process,
             options,
             order_fd,
+            early,
         } => {
             let of_device = options.allow_no_reset || options.allow_noncoherent;
             let given = options.container_fd.or(options.iommufd_fd).is_some();
@@ -258,6 +264,7 @@ where
                 process,
                 options,
                 order_fd,
+                early,
             }))
         }
         Kind::Test {

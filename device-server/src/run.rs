@@ -35,8 +35,10 @@ use crate::serving::{Held, Serving};
 
 pub mod spare;
 mod ahead;
+mod opener;
 mod opening;
 
+use self::opener::Opening;
 pub use opening::adopt;
 
 /// Why the process did not start, or did not end well. The text and its sources make one line.
@@ -108,6 +110,8 @@ struct Confined {
     sandbox: Sandbox,
     filtering: Filtering,
     served: Vec<Served>,
+    /// One of these devices, if it is not open yet.
+    opening: Option<Opening>,
     /// Threads that are there already.
     held: Option<Held>,
     exporter: Option<Exporter>,
@@ -116,7 +120,7 @@ struct Confined {
     manager: Notifier,
 }
 
-/// Does what the command line says. `ready` gets its line at step 7, or never if there is an error.
+/// Does what the command line says. `ready` gets its line at step 8, or never if there is an error.
 pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
     // 1. Block the signals that end the process before there is a second thread: all threads inherit that.
     let signals = block_signals().map_err(|source| set_up("block SIGTERM and SIGINT", source))?;
@@ -155,6 +159,7 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
         sandbox,
         filtering: Filtering::ByTable(calls),
         served,
+        opening: None,
         held: None,
         exporter,
         files,
@@ -164,7 +169,7 @@ pub fn run(command: Command, ready: &mut Option<ReadyLine>) -> Result<(), RunErr
 }
 
 impl Confined {
-    /// Steps 5 to 8.
+    /// Steps 5 to 9.
     fn serve(self, ready: &mut Option<ReadyLine>) -> Result<(), RunError> {
         // 5. One thread per device, and those that close for them, all held back: none can be started once system calls are filtered.
         let shutdown =
@@ -189,13 +194,21 @@ impl Confined {
         }?;
         tracing::info!(%enforced, "Sandbox");
         serving.release();
-        // 7. Tell whoever waits, and wait until all have ended or a signal comes. What only the start needed is given back meanwhile.
+        // 7. A device that is still being opened: its client is served meanwhile, as far as that goes, and whoever waits is told.
+        if let Some(opening) = self.opening {
+            if let Some(line) = ready {
+                line.serving();
+            }
+            let opened = opening.wait();
+            opened.map_err(|source| set_up("wait for the thread that opens", source))??;
+        }
+        // 8. Tell whoever waits, and wait until all have ended or a signal comes. What only the start needed is given back meanwhile.
         if let Some(line) = ready.take() {
             line.ready();
         }
         self.manager.ready();
         serving.wait(&self.signals, program_pages::let_go);
-        // 8. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
+        // 9. Take the sockets away first, so that nobody connects to a process that is ending; then end the sessions.
         //    One that is held up by its device for longer than a reset may take is left behind.
         self.manager.stopping();
         drop(self.files);

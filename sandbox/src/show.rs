@@ -21,7 +21,8 @@ const DEVICE: RawFd = 0x7fff_0001;
 const IOMMU: RawFd = 0x7fff_0002;
 const LATE: RawFd = 0x7fff_0003;
 const MEMORY_BYTES: u64 = 0x7fff_0004;
-const NAMES: [(u64, &str); 4] = [
+const GROUP: RawFd = 0x7fff_0005;
+const NAMES: [(u64, &str); 5] = [
     (DEVICE.unsigned_abs() as u64, "the device"),
     (IOMMU.unsigned_abs() as u64, "the IOMMU"),
     (
@@ -29,6 +30,7 @@ const NAMES: [(u64, &str); 4] = [
         "the first that came after the start",
     ),
     (MEMORY_BYTES, "the guest's memory"),
+    (GROUP.unsigned_abs() as u64, "the group"),
 ];
 /// How wide what a row allows is shown, before its reason.
 const WIDTH: usize = 48;
@@ -41,14 +43,19 @@ pub fn vm() -> String {
     text + &servers()
 }
 
-/// The server of a device, with either way to the IOMMU.
+/// The server of a device, with either way to the IOMMU; through a group also one that waited for its device.
 pub fn servers() -> String {
     let mut text = String::new();
-    for (name, iommu) in [
-        ("type1", IommuDescriptor::Type1(IOMMU)),
-        ("iommufd", IommuDescriptor::Iommufd(IOMMU)),
+    for (name, iommu, renewal) in [
+        ("type1", IommuDescriptor::Type1(IOMMU), Renewal::Never),
+        (
+            "type1, that waited",
+            IommuDescriptor::Type1(IOMMU),
+            Renewal::Once(GROUP),
+        ),
+        ("iommufd", IommuDescriptor::Iommufd(IOMMU), Renewal::Never),
     ] {
-        show_server(&mut text, name, &server(iommu));
+        show_server(&mut text, name, &server(iommu, renewal));
     }
     let software = test_device::role(MEMORY_BYTES, false, Vec::new());
     show_server(&mut text, "software test device", &software);
@@ -70,7 +77,7 @@ pub fn in_force_for_vmm() -> Result<Enforced, EnterError> {
 
 /// The same for a device server.
 pub fn in_force_for_server() -> Result<Enforced, EnterError> {
-    let role = server(IommuDescriptor::Type1(IOMMU));
+    let role = server(IommuDescriptor::Type1(IOMMU), Renewal::Never);
     in_force(&role.power, &role.calls)
 }
 
@@ -83,11 +90,11 @@ fn in_force(power: &Power, calls: &Calls) -> Result<Enforced, EnterError> {
     enter::leave_host(power, start)?.close(calls)
 }
 
-fn server(iommu: IommuDescriptor) -> Role {
+fn server(iommu: IommuDescriptor, renewal: Renewal) -> Role {
     let descriptors = VfioDescriptors {
         devices: vec![DEVICE],
         iommu,
-        renewal: Renewal::Never,
+        renewal,
     };
     vfio::role(&descriptors, Some(MEMORY_BYTES), false, Vec::new())
 }

@@ -37,6 +37,10 @@ fn role(iommu: &str, device: &File, iommufd: &File, folder: &File) -> Role {
     let number = iommufd.as_raw_fd();
     let (iommu, renewal, folders) = match iommu {
         "type1" => (IommuDescriptor::Type1(number), Renewal::Never, Vec::new()),
+        "type1-once" => {
+            let group = Renewal::Once(folder.as_raw_fd());
+            (IommuDescriptor::Type1(number), group, Vec::new())
+        }
         _ => {
             let node = Folder {
                 fd: folder.try_clone().unwrap().into(),
@@ -281,11 +285,13 @@ fn devices_are_read_at_their_own_number_only() {
 #[test]
 fn only_a_device_that_is_opened_anew_is_replaced_at_its_number() {
     assert_eq!(run("replace-device").signal(), Some(SIGSYS));
-    assert_eq!(run_with("iommufd", "replace-device").code(), Some(DONE));
-    assert_eq!(
-        run_with("iommufd", "replace-another").signal(),
-        Some(SIGSYS)
-    );
+    for way in ["iommufd", "type1-once"] {
+        assert_eq!(run_with(way, "replace-device").code(), Some(DONE), "{way}");
+    }
+    for way in ["iommufd", "type1-once"] {
+        let replaced = run_with(way, "replace-another");
+        assert_eq!(replaced.signal(), Some(SIGSYS), "{way}");
+    }
 }
 
 #[test]

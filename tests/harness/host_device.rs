@@ -13,6 +13,10 @@ use crate::pattern::BLOCK_BYTES;
 pub const NVME: &str = "0000:00:04.0";
 pub const E1000E: &str = "0000:00:05.0";
 
+/// The low byte of a device's COMMAND register, and the bit in it that lets the device start DMA.
+const COMMAND: u64 = 4;
+const BUS_MASTER: u8 = 1 << 2;
+
 /// One device of the host, by its address.
 #[derive(Debug, Clone, Copy)]
 pub struct HostDevice<'a> {
@@ -43,11 +47,21 @@ impl<'a> HostDevice<'a> {
 
     /// Whether the device may start DMA now: the bus master bit of its COMMAND register.
     pub fn is_bus_master(self) -> Result<bool> {
-        const COMMAND: u64 = 4;
-        const BUS_MASTER: u8 = 1 << 2;
         let mut low = [0];
         File::open(self.file("config"))?.read_exact_at(&mut low, COMMAND)?;
         Ok(low[0] & BUS_MASTER != 0)
+    }
+
+    /// Lets the device start DMA, as firmware or a driver may have left it.
+    pub fn become_bus_master(self) -> Result<()> {
+        let config = File::options()
+            .read(true)
+            .write(true)
+            .open(self.file("config"))?;
+        let mut low = [0];
+        config.read_exact_at(&mut low, COMMAND)?;
+        config.write_all_at(&[low[0] | BUS_MASTER], COMMAND)?;
+        Ok(())
     }
 
     /// Gives the device to vfio-pci; nothing changes where it has it already.

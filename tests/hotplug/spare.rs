@@ -75,6 +75,51 @@ fn server_that_waited_serves_the_device_and_the_next_one_waits() -> Result<()> {
     Ok(())
 }
 
+/// Where the last line of the log with these words stands.
+fn last(log: &str, words: &str) -> Result<usize> {
+    log.rfind(words)
+        .with_context(|| format!("{words} in {log}"))
+}
+
+const SERVED: &str = "A client is served";
+const HAS_MEMORY: &str = "the device reaches guest RAM";
+const OPEN: &str = "device is open";
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn client_of_a_server_that_waited_has_its_memory_before_the_device_is_open() -> Result<()> {
+    let mut machine = machine_with_a_slot(&["-log-level", "info"])?;
+    // A guest's memory that is not there yet is not taken for a device that may not open.
+    for has_memory_before in [false, true] {
+        machine.vm.spare_pid()?;
+        plug(&mut machine)?;
+        let log = machine.vm.log();
+        let open = last(&log, OPEN)?;
+        ensure!(last(&log, SERVED)? < open, "{log}");
+        ensure!(
+            (last(&log, HAS_MEMORY)? < open) == has_memory_before,
+            "{log}"
+        );
+        machine.unplug("disk")?;
+    }
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_whose_dma_is_on_is_open_before_its_client_is_served() -> Result<()> {
+    let mut machine = machine_with_a_slot(&["-log-level", "info"])?;
+    let waited = machine.vm.spare_pid()?;
+    HostDevice::at(NVME).become_bus_master()?;
+    ensure!(plug(&mut machine)? == waited, "it was taken");
+    let log = machine.vm.log();
+    ensure!(last(&log, OPEN)? < last(&log, SERVED)?, "{log}");
+    machine.unplug("disk")?;
+    machine.finish()?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn server_that_waits_has_no_device_and_no_power() -> Result<()> {
@@ -266,6 +311,30 @@ fn device_that_cannot_be_reset_is_refused_with_its_cause_and_the_server_that_had
     ensure!(text.contains("allow-no-reset=on"), "{text}");
     is_gone(waited)?;
     ensure!(device.driver() == before, "{:?}", device.driver());
+    let next = machine.vm.spare_pid()?;
+    ensure!(next != waited, "another waits");
+    machine.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "runs in the lab: scripts/test"]
+fn device_that_does_not_open_while_its_client_is_served_is_refused_with_its_cause_and_leaves_nothing()
+-> Result<()> {
+    HostDevice::at(NO_RESET).give_to_vfio()?;
+    let policy = format!("allow-host={NO_RESET}");
+    let options = ["-log-level", "info", "-device", PORT, "-device-policy"];
+    let mut machine = Machine::start(&[&options[..], &[&policy]].concat())?;
+    let waited = machine.vm.spare_pid()?;
+    let add = add_nvme("disk", "").replace(NVME, NO_RESET);
+    let (class, text) = machine.qmp.refused(&add)?;
+    ensure!(class == "GenericError", "{class}: {text}");
+    ensure!(text.contains("allow-no-reset=on"), "{text}");
+    let log = machine.vm.log();
+    ensure!(log.contains(SERVED) && !log.contains(OPEN), "{log}");
+    is_gone(waited)?;
+    let group = format!("/dev/vfio/{}", HostDevice::at(NO_RESET).group()?);
+    fs::File::options().read(true).write(true).open(group)?;
     let next = machine.vm.spare_pid()?;
     ensure!(next != waited, "another waits");
     machine.finish()?;

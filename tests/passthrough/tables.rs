@@ -62,7 +62,7 @@ fn filters_and_descriptors_of_all_processes_are_those_of_their_roles() -> Result
             check_vmm(pid, &refused)?;
         } else if servers.contains(&pid) {
             check_descriptors("device server", pid, &SERVER)?;
-            check_server(pid, &refused)?;
+            check_server(pid, &refused, Opened::BeforeItsSandbox)?;
         } else {
             check_descriptors("supervisor", pid, &SUPERVISOR)?;
             for (name, _, filters) in threads(pid)? {
@@ -104,7 +104,8 @@ fn filters_of_a_server_that_waited_for_its_device_are_those_of_its_role() -> Res
     ))?;
     ensure!(vm.device_server_pids()? == [waited], "it was taken");
     check_descriptors("device server", waited, &SERVER)?;
-    check_server(waited, &compiled(seccomp::refuse(&supervisor::refused())?))?;
+    let refused = compiled(seccomp::refuse(&supervisor::refused())?);
+    check_server(waited, &refused, Opened::WithinItsSandbox)?;
     vm.resume()?;
     vm.finish()?.succeeded()?;
     Ok(())
@@ -141,8 +142,15 @@ fn check_vmm(pid: u32, refused: &Program) -> Result<()> {
     Ok(())
 }
 
+/// When the device of a server is opened, where that is through its group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    BeforeItsSandbox,
+    WithinItsSandbox,
+}
+
 /// One table for all threads. Of several copies of a descriptor one is in it.
-fn check_server(pid: u32, refused: &Program) -> Result<()> {
+fn check_server(pid: u32, refused: &Program, opened: Opened) -> Result<()> {
     let held = descriptors(pid)?;
     let numbers = |what: &str| -> Vec<RawFd> {
         let of_it = held.iter().filter(|(_, target)| target.starts_with(what));
@@ -153,20 +161,33 @@ fn check_server(pid: u32, refused: &Program) -> Result<()> {
         numbers("/dev/vfio/devices/"),
     ]
     .concat();
-    let type1 = numbers("/dev/vfio/vfio")
-        .into_iter()
-        .map(IommuDescriptor::Type1);
+    let renewals: Vec<Renewal> = match opened {
+        Opened::BeforeItsSandbox => vec![Renewal::Never],
+        Opened::WithinItsSandbox => {
+            let is_group = |target: &str| {
+                let group = target.strip_prefix("/dev/vfio/");
+                group.is_some_and(|group| group.parse::<u32>().is_ok())
+            };
+            let groups = held.iter().filter(|(_, target)| is_group(target));
+            groups.map(|(number, _)| Renewal::Once(*number)).collect()
+        }
+    };
+    let type1 = numbers("/dev/vfio/vfio").into_iter().flat_map(|number| {
+        renewals
+            .iter()
+            .map(move |renewal| (IommuDescriptor::Type1(number), *renewal))
+    });
     let iommufd = numbers("/dev/iommu")
         .into_iter()
-        .map(IommuDescriptor::Iommufd);
+        .map(|number| (IommuDescriptor::Iommufd(number), Renewal::Never));
     let own = own_pid(pid)?;
     let mut possible = Vec::new();
-    for iommu in type1.chain(iommufd) {
+    for (iommu, renewal) in type1.chain(iommufd) {
         for device in &devices {
             let descriptors = VfioDescriptors {
                 devices: vec![*device],
                 iommu,
-                renewal: Renewal::Never,
+                renewal,
             };
             let role = vfio::role(&descriptors, None, false, Vec::new());
             possible.push(programs(refused, role.calls, own)?);

@@ -65,6 +65,10 @@ fn wiring(request: &SetIrqs) -> Wiring {
 }
 
 impl Backend for Metered {
+    fn opened(&mut self) -> Result<(), Errno> {
+        self.inner.opened()
+    }
+
     fn describe(&self) -> &DeviceDescription {
         self.inner.describe()
     }

@@ -63,15 +63,19 @@ fn expected(first: RawFd, backend: IommuBackend) -> Vec<VfioDescriptors> {
         iommu,
         renewal: Renewal::Never,
     };
-    // The copy of the container, and then the device, come after the socket and the group's two.
+    let early = |descriptors: &VfioDescriptors| VfioDescriptors {
+        renewal: Renewal::Once(number(2)),
+        ..descriptors.clone()
+    };
+    // The copy of the container, and then the device or what keeps its number, come after the socket and the group's two.
     let type1 = descriptors(number(4), IommuDescriptor::Type1(number(3)));
     // The copy of the iommufd comes after the three.
     let iommufd = descriptors(number(2), IommuDescriptor::Iommufd(number(3)));
     // The copy comes where the group's first was.
     let of_both = descriptors(number(4), IommuDescriptor::Iommufd(number(1)));
     match backend {
-        IommuBackend::Type1 => vec![type1],
+        IommuBackend::Type1 => vec![early(&type1), type1],
         IommuBackend::Iommufd => vec![iommufd],
-        IommuBackend::Auto => vec![type1, iommufd, of_both],
+        IommuBackend::Auto => vec![early(&type1), type1, iommufd, of_both],
     }
 }

@@ -12,7 +12,9 @@ use telemetry::device::UNKNOWN;
 
 use crate::backend::Backend;
 use crate::backends::test::{TestDevice, TestDeviceOptions};
-use crate::backends::vfio::{GivenFds, IommuBackend, OpenError, OpenOptions, WantedDevice};
+use crate::backends::vfio::{
+    GivenFds, IommuBackend, OpenError, OpenOptions, Unopened, WantedDevice,
+};
 use crate::cli::{Devices, Endpoint, ServedDevice, VfioArgs};
 use crate::metrics::{Metered, Metrics};
 use crate::server::listener::{Listener, SocketFile};
@@ -166,14 +168,22 @@ fn open_vfio_devices(
     })
 }
 
-/// Opens the device of an order, with nothing but the descriptors that came with it. Says which of them system calls are about
-/// from now on.
+/// The device of an order.
+pub(super) struct Ordered {
+    pub(super) served: Served,
+    /// Which descriptors system calls are about from now on.
+    pub(super) descriptors: VfioDescriptors,
+    /// What is left to be done once its client is served.
+    pub(super) unopened: Option<Unopened>,
+}
+
+/// Opens the device of an order, with nothing but the descriptors that came with it; or prepares for that, where the order says so.
 pub(super) fn open_ordered(
     order: Order,
     fds: OrderFds<OwnedFd>,
     iommu: IommuBackend,
     clients: &Clients,
-) -> Result<(Served, VfioDescriptors), RunError> {
+) -> Result<Ordered, RunError> {
     let (container, group) = fds.group.unzip();
     let (iommufd, node) = fds.iommufd.unzip();
     let wanted = WantedDevice {
@@ -192,7 +202,11 @@ pub(super) fn open_ordered(
             iommufd,
         },
     };
-    let opened = crate::backends::vfio::open(vec![wanted], options)?;
+    let (opened, unopened) = if order.early {
+        crate::backends::vfio::open_early(wanted, options)?
+    } else {
+        (crate::backends::vfio::open(vec![wanted], options)?, None)
+    };
     let backend = opened.backends.into_iter().next();
     let backend = backend.ok_or(OpenError::NoDevices)?;
     let names = (order.id, order.host.to_string());
@@ -202,7 +216,11 @@ pub(super) fn open_ordered(
         backend,
         source: Source::Connected(fds.socket),
     };
-    Ok((served, opened.descriptors))
+    Ok(Ordered {
+        served,
+        descriptors: opened.descriptors,
+        unopened,
+    })
 }
 
 /// Takes over an inherited descriptor that the command line names.

@@ -1,7 +1,8 @@
 //! A server that is started before its device is known, so that `device_add` need not wait for that.
 //!
 //! It leaves the host first, as far as that does not depend on the device, and then waits for its supervisor to name one. What it opens it is
-//! given: it needs no file system and no privilege for that. The filter of system calls comes last, as with any server.
+//! given: it needs no file system and no privilege for that. The filter of system calls comes last, as with any server; but the device may
+//! still be being opened then (`opener`).
 //! While it waits it holds no device, reads nothing but the order, and is called `WAITS`.
 //! Limits: one order, of one device.
 
@@ -21,6 +22,7 @@ use crate::ready::ReadyLine;
 use crate::serving::Held;
 
 use super::ahead::Ahead;
+use super::opener::Opener;
 use super::{
     Confined, RunError, adopt, block_signals, clients, log_to_file, opening, set_up, warn_if_off,
 };
@@ -55,26 +57,30 @@ pub fn run(spare: Spare, ready: &mut Option<ReadyLine>) -> Result<(), RunError> 
     let ahead = Ahead::make(options.iommu_backend);
     let held = Held::start(DEVICES).and_then(Held::with_a_device);
     let held = held.map_err(|source| set_up("start a thread", source))?;
+    let opener = Opener::start().map_err(|source| set_up("start a thread", source))?;
     // 3. Wait, with as little memory as can be.
     name(WAITS);
     program_pages::let_go();
-    let Some((order, fds)) = wait(&orders, &signals)? else {
+    let Some((mut order, fds)) = wait(&orders, &signals)? else {
         return Ok(());
     };
+    order.early &= spare.early;
     name(SERVES);
-    // 4. Open the device.
+    // 4. Open the device, or prepare for that.
     let _device = telemetry::device::span(&order.id, &order.host.to_string()).entered();
     tracing::debug!("The order of the supervisor is here");
     held.name(&order.id, &order.host.to_string());
-    let (served, descriptors) = opening::open_ordered(order, fds, options.iommu_backend, &clients)?;
+    let ordered = opening::open_ordered(order, fds, options.iommu_backend, &clients)?;
+    let opening = ordered.unopened.map(|unopened| opener.open(unopened));
     // Not before: its number would be free for what was opened (see `ahead`).
     drop(orders);
     // 5. The rest is as with any server.
     let confined = Confined {
         signals,
         sandbox,
-        filtering: ahead.take(&descriptors),
-        served: vec![served],
+        filtering: ahead.take(&ordered.descriptors),
+        served: vec![ordered.served],
+        opening,
         held: Some(held),
         exporter: None,
         files: Vec::new(),
@@ -144,6 +150,7 @@ mod tests {
             bar_mmap: false,
             allow_no_reset: false,
             allow_noncoherent: false,
+            early: false,
         };
         let (socket, _client) = socketpair(
             AddressFamily::UNIX,

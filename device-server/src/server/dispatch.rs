@@ -69,6 +69,12 @@ impl<'d> Dispatcher<'d> {
 
     /// Executes one request, other than the two that write: those are `region_write` and `region_write_multi`.
     pub(super) fn dispatch(&mut self, command: Command<'_>) -> Result<Reply<'_>, Refused> {
+        if !matches!(
+            command,
+            Command::Version(_) | Command::DmaMap(_) | Command::DmaUnmap(_)
+        ) {
+            self.await_device()?;
+        }
         match command {
             Command::Version(_) => {
                 Err(BadField::invalid("command (VERSION a second time)", 1u32).into())
@@ -97,6 +103,12 @@ impl<'d> Dispatcher<'d> {
                 Err(unsupported("command (writes take another way)"))
             }
         }
+    }
+
+    /// Nothing is said of a device, and nothing done with it, before it is open.
+    fn await_device(&mut self) -> Result<(), Refused> {
+        let opened = self.backend.opened();
+        opened.map_err(|errno| device_refused("command (the device is not open)", 0u32, errno))
     }
 
     fn device_info(&self) -> Reply<'static> {
@@ -202,6 +214,7 @@ impl<'d> Dispatcher<'d> {
             data,
         } = write;
         let count = u32::try_from(data.len()).map_err(|_| BadField::invalid("count", u32::MAX))?;
+        self.await_device()?;
         checks::access(self.backend.describe(), target(write))?;
         if !data.is_empty() {
             self.backend
@@ -221,6 +234,7 @@ impl<'d> Dispatcher<'d> {
         writes: impl Iterator<Item = Write<'w>> + Clone,
         messages: &mut dyn MessageDma,
     ) -> Result<Reply<'static>, Refused> {
+        self.await_device()?;
         for write in writes.clone() {
             checks::access(self.backend.describe(), target(write))?;
         }

@@ -2,7 +2,7 @@
 //! And what a supervisor tells a device server that waits for its device (`order`).
 //!
 //! One JSON text per packet of a SOCK_SEQPACKET pair, so that a packet is a whole message or an error. A request carries no
-//! file descriptor; the reply to an attach carries exactly one, a connected vfio-user socket, and so does the reply to an
+//! file descriptor; of the replies to an attach exactly one, the first, carries one, a connected vfio-user socket, and so does the reply to an
 //! opened image: a copy of the file in memory. A request has a number, and replies name it: an answer that comes too late is never
 //! taken for that of a later request.
 //! Not here: which devices and images a VMM may have (the supervisor's policy), rates and deadlines.

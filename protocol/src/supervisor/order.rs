@@ -28,6 +28,8 @@ pub struct Order {
     pub allow_no_reset: bool,
     /// Serve it even if its DMA bypasses caches that the guest cannot bypass.
     pub allow_noncoherent: bool,
+    /// Serve its client before it is open: its DMA is off, so it may have memory before it is reset.
+    pub early: bool,
 }
 
 /// What comes with an order.
@@ -81,6 +83,9 @@ struct WireOrder {
     bar_mmap: bool,
     allow_no_reset: bool,
     allow_noncoherent: bool,
+    /// A supervisor that knows nothing of it does not wait for what follows from it.
+    #[serde(default)]
+    early: bool,
     group: bool,
     iommufd: bool,
 }
@@ -98,6 +103,7 @@ impl Order {
             bar_mmap: self.bar_mmap,
             allow_no_reset: self.allow_no_reset,
             allow_noncoherent: self.allow_noncoherent,
+            early: self.early,
             group: fds.group.is_some(),
             iommufd: fds.iommufd.is_some(),
         };
@@ -124,6 +130,7 @@ impl Order {
             bar_mmap: wire.bar_mmap,
             allow_no_reset: wire.allow_no_reset,
             allow_noncoherent: wire.allow_noncoherent,
+            early: wire.early,
         };
         Ok(Ordered::Device(order, fds))
     }
@@ -161,6 +168,7 @@ mod tests {
             bar_mmap: true,
             allow_no_reset: false,
             allow_noncoherent: true,
+            early: true,
         }
     }
 
@@ -199,8 +207,22 @@ mod tests {
         let Packet::Whole(packet, _) = server.receive_all().unwrap() else {
             panic!("a packet expected");
         };
-        let text = r#"{"host":"0000:1a:00.3","id":"net","bar-mmap":true,"allow-no-reset":false,"allow-noncoherent":true,"group":false,"iommufd":false}"#;
+        let text = r#"{"host":"0000:1a:00.3","id":"net","bar-mmap":true,"allow-no-reset":false,"allow-noncoherent":true,"early":true,"group":false,"iommufd":false}"#;
         assert_eq!(String::from_utf8(packet).unwrap(), text);
+    }
+
+    #[test]
+    fn order_of_a_supervisor_that_knows_of_no_early_client_has_none() {
+        let (supervisor, server) = pair();
+        let (_, writers) = pipes(1);
+        let text = r#"{"host":"0000:1a:00.3","id":"net","bar-mmap":true,"allow-no-reset":false,"allow-noncoherent":true,"group":false,"iommufd":false}"#;
+        let fds: Vec<_> = writers.iter().map(AsFd::as_fd).collect();
+        supervisor.send_with(text.as_bytes(), &fds).unwrap();
+        let Ordered::Device(found, _) = Order::receive(&server).unwrap() else {
+            panic!("an order expected");
+        };
+        let early = false;
+        assert_eq!(found, Order { early, ..order() });
     }
 
     #[test]

@@ -9,13 +9,19 @@ use super::MessageError;
 /// Longest reason in a refusal, in bytes; the rest is cut off.
 pub const MAX_REASON_BYTES: usize = 512;
 
-/// What the supervisor answers. Every request gets one reply, but for `Held`, which one more may follow; replies may come in
-/// another order.
+/// What the supervisor answers. Every request gets one reply, but for `Connected`, which one more follows, and `Held`, which one more
+/// may follow; replies may come in another order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
-    /// The device is served; its socket comes with this message.
+    /// The device is served; its socket comes with this message, if it did not before.
     Attached {
+        /// The number of the request.
+        number: u32,
+    },
+    /// The device is still being opened; its socket comes with this message, and who serves it speaks already. `Attached` or `Refused`
+    /// with the same number follows.
+    Connected {
         /// The number of the request.
         number: u32,
     },
@@ -59,10 +65,22 @@ impl Reply {
         Reply::Held { number, reason }
     }
 
+    /// Whether another reply to the same request may follow.
+    pub fn may_be_followed(&self) -> bool {
+        match self {
+            Reply::Connected { .. } | Reply::Held { .. } => true,
+            Reply::Attached { .. }
+            | Reply::Released { .. }
+            | Reply::Opened { .. }
+            | Reply::Refused { .. } => false,
+        }
+    }
+
     /// The number of the request that it answers.
     pub fn number(&self) -> u32 {
         match self {
             Reply::Attached { number }
+            | Reply::Connected { number }
             | Reply::Released { number }
             | Reply::Opened { number }
             | Reply::Held { number, .. }

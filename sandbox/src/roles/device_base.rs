@@ -44,7 +44,7 @@ pub enum FileMaps {
 }
 
 /// System calls. No socket, connect, clone, execve, ptrace, prctl, io_uring; no dup2 and dup3, so that the numbers
-/// which roles pin stay what they are.
+/// which roles pin stay what they are; a role whose devices are opened within its sandbox has dup3 onto theirs.
 pub fn rules(maps: FileMaps, folders: &[Folder]) -> Vec<Rule> {
     let mut rules = messages();
     rules.extend(memory(maps));

@@ -15,6 +15,8 @@ use super::{Calls, Folder, Limit, Power, Resource, Role};
 
 const VFIO_GROUP_GET_DEVICE_FD: u64 = 0x3b6a;
 const VFIO_DEVICE_GET_INFO: u64 = 0x3b6b;
+const VFIO_DEVICE_GET_REGION_INFO: u64 = 0x3b6c;
+const VFIO_DEVICE_GET_IRQ_INFO: u64 = 0x3b6d;
 const VFIO_DEVICE_SET_IRQS: u64 = 0x3b6e;
 const VFIO_DEVICE_RESET: u64 = 0x3b6f;
 const VFIO_IOMMU_MAP_DMA: u64 = 0x3b71;
@@ -33,11 +35,11 @@ const DESCRIPTORS: u64 = 64;
 /// What the server holds when it enters its sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VfioDescriptors {
-    /// The devices. Their numbers stay.
+    /// The devices, or what keeps their numbers until they are open. The numbers stay.
     pub devices: Vec<RawFd>,
     /// What maps memory for their DMA.
     pub iommu: IommuDescriptor,
-    /// Where a device is opened anew from.
+    /// Where a device is opened from, within the sandbox.
     pub renewal: Renewal,
 }
 
@@ -50,11 +52,13 @@ pub enum IommuDescriptor {
     Iommufd(RawFd),
 }
 
-/// Where a device is opened anew from for each further client.
+/// Where a device is opened from, within the sandbox: anew for each further client, or for the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// There is one client only.
+    /// It is open already, and there is one client only.
     Never,
+    /// /dev/vfio/GROUP, for one client, which is served before the device is open.
+    Once(RawFd),
     /// /dev/vfio/GROUP.
     Group(RawFd),
     /// Its own node; the folder is among the role's folders.
@@ -165,20 +169,39 @@ fn renewal_rules(descriptors: &VfioDescriptors) -> Vec<Rule> {
     if descriptors.renewal == Renewal::Never {
         return rules;
     }
-    if let Renewal::Group(group) = descriptors.renewal {
+    if let Renewal::Group(group) | Renewal::Once(group) = descriptors.renewal {
         rules.push(ioctl(
             group,
             VFIO_GROUP_GET_DEVICE_FD,
-            "renewal: open the device",
+            "renewal, opening: open the device",
         ));
     }
     for fd in descriptors.devices.iter().copied() {
         rules.push(
-            Rule::syscall(libc::SYS_dup3, "renewal: the device keeps its number")
-                .arg(1, Arg::Equals(number(fd)))
-                .arg(2, Arg::Equals(O_CLOEXEC)),
+            Rule::syscall(
+                libc::SYS_dup3,
+                "renewal, opening: the device keeps its number",
+            )
+            .arg(1, Arg::Equals(number(fd)))
+            .arg(2, Arg::Equals(O_CLOEXEC)),
         );
-        rules.push(ioctl(fd, VFIO_DEVICE_GET_INFO, "renewal: was it reset"));
+        rules.push(ioctl(
+            fd,
+            VFIO_DEVICE_GET_INFO,
+            "renewal, opening: was it reset",
+        ));
+        if let Renewal::Once(_) = descriptors.renewal {
+            rules.push(ioctl(
+                fd,
+                VFIO_DEVICE_GET_REGION_INFO,
+                "opening: its regions",
+            ));
+            rules.push(ioctl(
+                fd,
+                VFIO_DEVICE_GET_IRQ_INFO,
+                "opening: its interrupts",
+            ));
+        }
         if descriptors.renewal == Renewal::Node {
             rules.push(ioctl(
                 fd,
@@ -201,7 +224,7 @@ fn pinned(descriptors: &VfioDescriptors) -> Vec<RawFd> {
         IommuDescriptor::Type1(fd) | IommuDescriptor::Iommufd(fd) => fd,
     };
     let group = match descriptors.renewal {
-        Renewal::Group(fd) => Some(fd),
+        Renewal::Group(fd) | Renewal::Once(fd) => Some(fd),
         Renewal::Never | Renewal::Node => None,
     };
     let devices = descriptors.devices.iter().copied();
@@ -209,3 +232,48 @@ fn pinned(descriptors: &VfioDescriptors) -> Vec<RawFd> {
 }
 
 const O_CLOEXEC: u64 = libc::O_CLOEXEC.unsigned_abs() as u64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: RawFd = 7;
+
+    /// On which descriptors this ioctl is allowed.
+    fn allowed_on(command: u64, renewal: Renewal) -> Vec<Arg> {
+        let descriptors = VfioDescriptors {
+            devices: vec![9],
+            iommu: IommuDescriptor::Type1(8),
+            renewal,
+        };
+        let rules = calls(&descriptors, &[]).rules.into_iter();
+        let of_it = rules.filter(|rule| {
+            rule.syscall == libc::SYS_ioctl && rule.arguments.contains(&(1, Arg::Equals(command)))
+        });
+        of_it
+            .flat_map(|rule| rule.arguments)
+            .filter(|(argument, _)| *argument == 0)
+            .map(|(_, on)| on)
+            .collect()
+    }
+
+    #[test]
+    fn device_is_taken_from_its_own_group_by_a_server_that_waited_for_it_only() {
+        let get_device = |renewal| allowed_on(VFIO_GROUP_GET_DEVICE_FD, renewal);
+        assert_eq!(get_device(Renewal::Never), []);
+        assert_eq!(
+            get_device(Renewal::Once(GROUP)),
+            [Arg::Equals(number(GROUP))]
+        );
+    }
+
+    #[test]
+    fn device_is_asked_what_it_is_within_the_sandbox_by_a_server_that_waited_for_it_only() {
+        for question in [VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_GET_IRQ_INFO] {
+            assert_eq!(allowed_on(question, Renewal::Never), []);
+            assert_eq!(allowed_on(question, Renewal::Group(GROUP)), []);
+            let once = allowed_on(question, Renewal::Once(GROUP));
+            assert_eq!(once, [Arg::Equals(9)]);
+        }
+    }
+}

@@ -107,7 +107,7 @@ fn given(scene: &Scene) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::ENOSYS));
     }
     match answer(scene)? {
-        Some(Reply::Attached { .. } | Reply::Opened { .. }) => Ok(()),
+        Some(Reply::Attached { .. } | Reply::Connected { .. } | Reply::Opened { .. }) => Ok(()),
         _ => Err(io::ErrorKind::PermissionDenied.into()),
     }
 }

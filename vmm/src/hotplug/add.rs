@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::devices::Devices;
 use super::lifecycle::{Event, State};
 use super::ready::Watched;
-use super::supervisor::{Release, SupervisorError};
+use super::supervisor::{Opening, Release, SupervisorError};
 use super::table::{DeviceKey, Entry};
 use super::worker::Job;
 use crate::config::json;
@@ -163,10 +163,13 @@ impl Devices {
         };
         let supervisor = self.machine.supervisor.as_ref();
         let supervisor = supervisor.ok_or_else(|| AddError::NoSupervisor { id: id() })?;
-        let socket = supervisor
-            .attach(&common.id, target)
-            .map_err(|source| AddError::Supervisor { id: id(), source })?;
-        Ok(self.machine.attacher.attach(socket, common)?)
+        let failed = |source| AddError::Supervisor { id: id(), source };
+        let (socket, opening) = supervisor.attach(&common.id, target).map_err(failed)?;
+        let attacher = &self.machine.attacher;
+        let begun = attacher.begin(socket, opening.is_some(), common);
+        // Why a device was not opened says more than what became of its connection.
+        opening.map_or(Ok(()), Opening::wait).map_err(failed)?;
+        Ok(attacher.attach(begun?, common)?)
     }
 
     fn place(

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use crate::config::VfioCommon;
 use crate::machine::boot::{BootError, Image, ImageKind};
 use crate::threads::{Kind, Threads};
-use crate::vfio_user::{self, AttachCause, AttachError, VfioUserFunction, VmServices};
+use crate::vfio_user::{self, AttachCause, AttachError, Begun, VfioUserFunction, VmServices};
 
 /// Asks the thread.
 #[derive(Debug)]
@@ -21,8 +21,14 @@ pub struct Attacher {
 }
 
 enum Job {
-    Attach {
+    Begin {
         socket: OwnedFd,
+        before_it_is_open: bool,
+        common: Box<VfioCommon>,
+        answer: Sender<Agreed>,
+    },
+    Attach {
+        begun: Begun,
         common: Box<VfioCommon>,
         answer: Sender<Attached>,
     },
@@ -34,6 +40,7 @@ enum Job {
     },
 }
 
+type Agreed = Result<Begun, AttachError>;
 type Attached = Result<Arc<VfioUserFunction>, AttachError>;
 type Mapped = Result<Image, BootError>;
 
@@ -46,18 +53,34 @@ impl Attacher {
         Ok(Attacher { jobs })
     }
 
-    /// Attaches the device behind `socket`, and waits until that is done.
-    pub(super) fn attach(&self, socket: OwnedFd, common: &VfioCommon) -> Attached {
-        let (answer, attached) = channel();
-        let job = Job::Attach {
+    /// Agrees with the server behind `socket`, and waits until that is done.
+    pub(super) fn begin(
+        &self,
+        socket: OwnedFd,
+        before_it_is_open: bool,
+        common: &VfioCommon,
+    ) -> Agreed {
+        let (answer, agreed) = channel();
+        let job = Job::Begin {
             socket,
+            before_it_is_open,
             common: Box::new(common.clone()),
             answer,
         };
-        let no_thread = || AttachError {
-            id: common.id.clone(),
-            cause: AttachCause::NoThread,
+        let no_thread = || no_thread(common);
+        self.jobs.send(job).map_err(|_| no_thread())?;
+        agreed.recv().map_err(|_| no_thread())?
+    }
+
+    /// Attaches the device of this connection, and waits until that is done.
+    pub(super) fn attach(&self, begun: Begun, common: &VfioCommon) -> Attached {
+        let (answer, attached) = channel();
+        let job = Job::Attach {
+            begun,
+            common: Box::new(common.clone()),
+            answer,
         };
+        let no_thread = || no_thread(common);
         self.jobs.send(job).map_err(|_| no_thread())?;
         attached.recv().map_err(|_| no_thread())?
     }
@@ -76,16 +99,32 @@ impl Attacher {
     }
 }
 
+fn no_thread(common: &VfioCommon) -> AttachError {
+    AttachError {
+        id: common.id.clone(),
+        cause: AttachCause::NoThread,
+    }
+}
+
 fn attach_all(jobs: &Receiver<Job>, services: &VmServices) {
     while let Ok(job) = jobs.recv() {
         // Whoever asked waits.
         match job {
-            Job::Attach {
+            Job::Begin {
                 socket,
+                before_it_is_open,
                 common,
                 answer,
             } => {
-                let _taken = answer.send(vfio_user::attach(socket, &common, services));
+                let begun = vfio_user::begin(socket, before_it_is_open, &common, services);
+                let _taken = answer.send(begun);
+            }
+            Job::Attach {
+                begun,
+                common,
+                answer,
+            } => {
+                let _taken = answer.send(vfio_user::attach(begun, &common, services));
             }
             Job::Map {
                 kind,

@@ -142,7 +142,8 @@ impl Devices {
         let Some(common) = device.vfio() else {
             return Ok(());
         };
-        let function = self.machine.attacher.attach(socket, common)?;
+        let begun = self.machine.attacher.begin(socket, false, common)?;
+        let function = self.machine.attacher.attach(begun, common)?;
         let Ok(key) = self
             .table
             .insert(device.clone(), State::Present, |_| Ok::<(), Infallible>(()));

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,12 +87,18 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// A connected vfio-user socket of this device.
-    pub fn attach(&self, id: &str, target: Target) -> Result<OwnedFd, SupervisorError> {
+    /// A connected vfio-user socket of this device, and what is still to come if the device is not open yet.
+    pub fn attach(
+        &self,
+        id: &str,
+        target: Target,
+    ) -> Result<(OwnedFd, Option<Opening>), SupervisorError> {
         let id = id.to_owned();
         let request = |number| Request::Attach { number, id, target };
-        match self.ask(request, ATTACH_DEADLINE)? {
-            (Reply::Attached { .. }, Some(socket)) => Ok(socket),
+        let asked = self.ask(request, ATTACH_DEADLINE)?;
+        match asked.next()? {
+            (Reply::Attached { .. }, Some(socket)) => Ok((socket, None)),
+            (Reply::Connected { .. }, Some(socket)) => Ok((socket, Some(Opening(asked)))),
             (reply, _) => Err(refusal(reply, "the supervisor sent no socket")),
         }
     }
@@ -110,34 +116,32 @@ impl Supervisor {
             });
             Request::OpenImage { number, path }
         };
-        let answer = self.ask(request, IMAGE_DEADLINE)?;
+        let answer = self.ask(request, IMAGE_DEADLINE)?.next()?;
         match (answer, lease) {
             ((Reply::Opened { .. }, Some(image)), Some(lease)) => Ok((image, lease)),
             ((reply, _), _) => Err(refusal(reply, "the supervisor sent no image")),
         }
     }
 
-    /// Asks and waits. What comes too late is closed.
+    /// Asks. What comes too late is closed.
     fn ask(
         &self,
         request: impl FnOnce(u32) -> Request,
-        deadline: Duration,
-    ) -> Result<Answer, SupervisorError> {
-        let (sender, answer) = channel();
+        patience: Duration,
+    ) -> Result<Asked, SupervisorError> {
+        let (sender, answers) = channel();
         let waiter = move |reply| {
             // Who waited may have given up; then what came with it closes here.
             let _delivered = sender.send(reply);
         };
-        let number = self.expect(Box::new(waiter))?;
-        let outcome = match self.send(&request(number)) {
-            Ok(()) => answer.recv_timeout(deadline).map_err(|error| match error {
-                RecvTimeoutError::Timeout => SupervisorError::Late(deadline),
-                RecvTimeoutError::Disconnected => SupervisorError::Gone,
-            }),
-            Err(error) => Err(error),
+        let asked = Asked {
+            number: self.expect(Box::new(waiter))?,
+            answers,
+            waiting: Arc::clone(&self.waiting),
+            patience,
         };
-        lock(&self.waiting).by_number.remove(&number);
-        outcome?.ok_or(SupervisorError::Gone)
+        self.send(&request(asked.number))?;
+        Ok(asked)
     }
 
     /// Says that this process holds nothing of the device any more. `told` hears what becomes of that: whether the host has the
@@ -177,6 +181,47 @@ impl Supervisor {
     }
 }
 
+/// A request whose answers are waited for, as long as this lives.
+#[derive(Debug)]
+struct Asked {
+    number: u32,
+    answers: Receiver<Option<Answer>>,
+    waiting: Arc<Mutex<Waiting>>,
+    /// For each answer.
+    patience: Duration,
+}
+
+impl Asked {
+    fn next(&self) -> Result<Answer, SupervisorError> {
+        let answer = self.answers.recv_timeout(self.patience);
+        let answer = answer.map_err(|error| match error {
+            RecvTimeoutError::Timeout => SupervisorError::Late(self.patience),
+            RecvTimeoutError::Disconnected => SupervisorError::Gone,
+        });
+        answer?.ok_or(SupervisorError::Gone)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        lock(&self.waiting).by_number.remove(&self.number);
+    }
+}
+
+/// A device that is still being opened.
+#[derive(Debug)]
+pub struct Opening(Asked);
+
+impl Opening {
+    /// Waits until it is open.
+    pub fn wait(self) -> Result<(), SupervisorError> {
+        match self.0.next()? {
+            (Reply::Attached { .. }, _) => Ok(()),
+            (reply, _) => Err(refusal(reply, "the supervisor answered something else")),
+        }
+    }
+}
+
 impl Waiting {
     fn next_number(&mut self) -> u32 {
         self.last = self.last.wrapping_add(1);
@@ -208,9 +253,10 @@ impl Drop for Lease {
 fn refusal(reply: Reply, otherwise: &str) -> SupervisorError {
     SupervisorError::Refused(match reply {
         Reply::Refused { reason, .. } | Reply::Held { reason, .. } => reason,
-        Reply::Attached { .. } | Reply::Released { .. } | Reply::Opened { .. } => {
-            otherwise.to_owned()
-        }
+        Reply::Attached { .. }
+        | Reply::Connected { .. }
+        | Reply::Released { .. }
+        | Reply::Opened { .. } => otherwise.to_owned(),
     })
 }
 
@@ -220,7 +266,7 @@ fn outcome(answer: Option<Answer>) -> Release {
         Some((Reply::Held { reason, .. } | Reply::Refused { reason, .. }, _)) => {
             Release::Held(reason)
         }
-        Some((Reply::Attached { .. } | Reply::Opened { .. }, _)) => {
+        Some((Reply::Attached { .. } | Reply::Connected { .. } | Reply::Opened { .. }, _)) => {
             Release::Held("the supervisor answered something else".to_owned())
         }
         None => Release::Held(one_line(&SupervisorError::Gone)),
@@ -245,12 +291,17 @@ fn receive(socket: &ControlSocket, waiting: &Mutex<Waiting>) {
             break;
         };
         let number = reply.number();
-        let is_last = !matches!(reply, Reply::Held { .. });
-        let waiter = lock(waiting).by_number.remove(&number);
-        if let Some(mut waiter) = waiter {
-            waiter(Some((reply, fd)));
-            if !is_last {
-                lock(waiting).by_number.insert(number, waiter);
+        let mut all = lock(waiting);
+        if reply.may_be_followed() {
+            // Who waits may give up meanwhile, and is not to be put back then.
+            if let Some(waiter) = all.by_number.get_mut(&number) {
+                waiter(Some((reply, fd)));
+            }
+        } else {
+            let waiter = all.by_number.remove(&number);
+            drop(all);
+            if let Some(mut waiter) = waiter {
+                waiter(Some((reply, fd)));
             }
         }
     }

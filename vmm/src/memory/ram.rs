@@ -22,6 +22,9 @@ use crate::config::{HugetlbConfig, MemoryConfig};
 #[cfg(test)]
 mod tests;
 
+/// What `st_blocks` counts (stat(2)).
+const BLOCK_BYTES: u64 = 512;
+
 /// The RAM of one guest.
 #[derive(Debug)]
 pub struct GuestRam {
@@ -106,6 +109,15 @@ impl GuestRam {
                 tracing::debug!(%error, "not all guest memory is in huge pages");
             }
         }
+    }
+
+    /// Whether the host has given memory for all of it. What it has swapped out counts.
+    pub fn is_all_there(&self) -> bool {
+        let size_bytes: u64 = self.regions.iter().map(|region| region.len).sum();
+        rustix::fs::fstat(&self.file).is_ok_and(|stat| {
+            let there = u64::try_from(stat.st_blocks).map(|blocks| blocks * BLOCK_BYTES);
+            there.is_ok_and(|there| there >= size_bytes)
+        })
     }
 
     /// The sealed file, to be sent to device servers.

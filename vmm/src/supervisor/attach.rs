@@ -1,7 +1,7 @@
 //! Answers what a running VMM asks: attach a device under an id, release it; open an image, close it.
 //!
 //! Everything is checked against the policy first. A host device gets a device server of its own, and the answer follows when
-//! that is ready. A socket is connected to; the answer follows if its server has no room yet.
+//! that is ready; its socket may come before. A socket is connected to; the answer follows if its server has no room yet.
 //! Images are the matter of `images`.
 //! Limits: `MAX_SOCKETS` sockets, connected or tried, and those of `servers`.
 

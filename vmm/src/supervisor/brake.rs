@@ -1,4 +1,4 @@
-//! Stops the DMA of a group's devices without their server: the emergency brake.
+//! Stops the DMA of a group's devices without their server, the emergency brake; and looks whether a device may do DMA.
 //!
 //! A mapping of a BAR keeps a device and its DMA alive after its server has died, and the group cannot be opened to reset it.
 //! Configuration space in sysfs still works: without bus mastering a device starts no access of its own.
@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use protocol::pci::PciAddress;
 
@@ -16,6 +19,8 @@ use super::hosts::{self, SYSFS};
 
 const COMMAND: u64 = 0x04;
 const BUS_MASTER: u8 = 1 << 2;
+/// How long one look at a device may take.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Clears the bus master bit of the devices, but of none that another driver has by now. On a thread of its own, which the process
 /// does not wait for: the kernel holds such a write up while a device is being reset.
@@ -37,6 +42,33 @@ pub(super) fn stop_dma(devices: Vec<PciAddress>) -> io::Result<()> {
         .map(drop)
 }
 
+/// Whether a device may start accesses of its own: bus mastering is on, or that cannot be told soon. The kernel holds up whoever looks while
+/// the device is being reset or woken, so another thread does, and one at a time.
+pub(super) fn may_do_dma(device: PciAddress) -> bool {
+    static LOOKS: AtomicBool = AtomicBool::new(false);
+    if LOOKS.swap(true, Ordering::Relaxed) {
+        return true;
+    }
+    let (sender, found) = channel();
+    let look = std::thread::Builder::new()
+        .name("look".to_owned())
+        .spawn(move || {
+            let config = hosts::folder_of(Path::new(SYSFS), device).join("config");
+            let command = File::open(config).and_then(|file| command(&file));
+            LOOKS.store(false, Ordering::Relaxed);
+            // Who asked may have given up.
+            let _taken = sender.send(command);
+        });
+    if look.is_err() {
+        LOOKS.store(false, Ordering::Relaxed);
+        return true;
+    }
+    match found.recv_timeout(LOOK) {
+        Ok(Ok(command)) => command & BUS_MASTER != 0,
+        Ok(Err(_)) | Err(_) => true,
+    }
+}
+
 fn stop_dma_of(sysfs: &Path, device: PciAddress) -> io::Result<()> {
     if hosts::another_driver_has(sysfs, device) {
         return Err(io::Error::other("another driver may have it"));
@@ -46,10 +78,15 @@ fn stop_dma_of(sysfs: &Path, device: PciAddress) -> io::Result<()> {
 
 fn clear_bus_master(config: &Path) -> io::Result<()> {
     let file = File::options().read(true).write(true).open(config)?;
+    file.write_all_at(&[command(&file)? & !BUS_MASTER], COMMAND)
+}
+
+/// The low byte of Command.
+fn command(config: &File) -> io::Result<u8> {
     let mut low = [0];
-    file.read_exact_at(&mut low, COMMAND)?;
+    config.read_exact_at(&mut low, COMMAND)?;
     let [command] = low;
-    file.write_all_at(&[command & !BUS_MASTER], COMMAND)
+    Ok(command)
 }
 
 #[cfg(test)]

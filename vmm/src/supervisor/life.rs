@@ -15,7 +15,7 @@ use super::deadline;
 /// Where a device server is in its life, and after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
-    /// Opens and resets its devices; its ready line is awaited.
+    /// Opens and resets its devices; its ready line is awaited. The VMM may have its sockets already.
     Starting,
     /// The VMM has its sockets.
     Serving,
@@ -54,6 +54,8 @@ pub(super) enum Pressure {
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
+    /// It said that its client is served, and that it still opens its device.
+    Serving,
     /// It said that it is ready.
     Ready,
     /// It said that it cannot serve, or closed its ready pipe without a word.
@@ -78,7 +80,9 @@ pub(super) enum Event {
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Its sockets can go to the VMM.
+    /// Its sockets can go to the VMM, which is told that the device is not open yet.
+    Connect,
+    /// It serves: its sockets can go to the VMM, if they did not before.
     HandOver,
     /// Whoever asked for it is told that it failed.
     Fail,
@@ -154,6 +158,7 @@ impl Life {
         const LOSS: &[Action] = &[Action::ReportLoss, Action::Within(deadline::BRAKE)];
         const FINISH: &[Action] = &[Action::ReportFinish, Action::Within(deadline::BRAKE)];
         match (self, event) {
+            (Life::Starting, Event::Serving) => (Life::Starting, &[Action::Connect]),
             (Life::Starting, Event::Ready) => {
                 (Life::Serving, &[Action::HandOver, Action::NoDeadline])
             }
@@ -183,13 +188,27 @@ impl Life {
             (Life::Stuck, Event::LetGo) => (Life::Stuck, &[Action::ReportStuck]),
             (Life::Stuck, Event::StopNow) => (Life::Gone, &[]),
             (Life::Starting, Event::Free { .. })
-            | (Life::Serving, Event::Ready | Event::NotReady | Event::Free { .. } | Event::Late)
-            | (Life::Ending, Event::Ready | Event::NotReady | Event::LetGo | Event::Free { .. })
+            | (
+                Life::Serving,
+                Event::Serving | Event::Ready | Event::NotReady | Event::Free { .. } | Event::Late,
+            )
+            | (
+                Life::Ending,
+                Event::Serving | Event::Ready | Event::NotReady | Event::LetGo | Event::Free { .. },
+            )
             | (
                 Life::Killed,
-                Event::Ready | Event::NotReady | Event::LetGo | Event::Free { .. } | Event::StopNow,
+                Event::Serving
+                | Event::Ready
+                | Event::NotReady
+                | Event::LetGo
+                | Event::Free { .. }
+                | Event::StopNow,
             )
-            | (Life::Stuck, Event::Ready | Event::NotReady | Event::Free { .. } | Event::Late)
+            | (
+                Life::Stuck,
+                Event::Serving | Event::Ready | Event::NotReady | Event::Free { .. } | Event::Late,
+            )
             | (
                 Life::Orphaned(_)
                 | Life::Freeing(_)
@@ -229,7 +248,9 @@ impl Life {
                 Pressure::Killed => (Life::Gone, &[Action::ReportKept]),
             },
             Event::StopNow => (Life::Gone, &[]),
-            Event::Ready | Event::NotReady | Event::Exited | Event::Finished => (self, &[]),
+            Event::Serving | Event::Ready | Event::NotReady | Event::Exited | Event::Finished => {
+                (self, &[])
+            }
         }
     }
 
@@ -244,7 +265,8 @@ impl Life {
             (_, Event::StopNow) => (Life::Gone, &[]),
             (
                 _,
-                Event::Ready
+                Event::Serving
+                | Event::Ready
                 | Event::NotReady
                 | Event::LetGo
                 | Event::Exited

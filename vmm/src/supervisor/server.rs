@@ -40,7 +40,14 @@ pub(super) struct Server {
 /// What the rest of the supervisor has to know.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// A server is ready; these are the VMM's sockets.
+    /// A server is being started, and its client may speak to it already; these are the VMM's sockets.
+    Connected {
+        /// The request that asked for it.
+        attach: Option<u32>,
+        /// Its devices.
+        devices: Vec<Connected>,
+    },
+    /// A server is ready; these are the VMM's sockets, unless it has them.
     Started {
         /// The request that asked for it.
         attach: Option<u32>,
@@ -57,6 +64,8 @@ pub(super) enum Notice {
         devices: Vec<PciAddress>,
         /// Why.
         reason: String,
+        /// How it died, if the VMM could speak to it already.
+        died: Option<Ending>,
     },
     /// A server died under the VMM.
     Lost {
@@ -126,13 +135,14 @@ impl Server {
     /// Does it. At most one action of an event makes a notice.
     pub(super) fn act(&mut self, action: Action) -> Option<Notice> {
         match action {
-            Action::HandOver => {
-                let ids = self.ids();
-                Some(Notice::Started {
-                    attach: self.attach,
-                    devices: ids.into_iter().zip(self.sockets.drain(..)).collect(),
-                })
-            }
+            Action::Connect => Some(Notice::Connected {
+                attach: self.attach,
+                devices: self.take_sockets(),
+            }),
+            Action::HandOver => Some(Notice::Started {
+                attach: self.attach,
+                devices: self.take_sockets(),
+            }),
             Action::Fail => Some(self.fail()),
             Action::ReportLoss => Some(Notice::Lost {
                 ids: self.ids(),
@@ -187,6 +197,12 @@ impl Server {
         }
     }
 
+    /// The VMM's ends, with the devices that they are for.
+    fn take_sockets(&mut self) -> Vec<Connected> {
+        let ids = self.ids().into_iter();
+        ids.zip(self.sockets.drain(..)).collect()
+    }
+
     fn fail(&mut self) -> Notice {
         let late = || {
             format!(
@@ -195,13 +211,16 @@ impl Server {
             )
         };
         let reason = self.failure.get_or_insert_with(late).clone();
+        let had_client = self.sockets.is_empty();
         self.sockets.clear();
         self.ready = None;
+        let is_death = |ending: &Ending| matches!(ending, Ending::Killed(_));
         Notice::Failed {
             attach: self.attach,
             ids: self.ids(),
             devices: self.addresses(),
             reason,
+            died: self.ending.filter(is_death).filter(|_| had_client),
         }
     }
 

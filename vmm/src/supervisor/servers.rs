@@ -123,18 +123,28 @@ impl Servers {
     }
 
     /// Its ready pipe is readable.
-    pub(super) fn on_ready_pipe(&mut self, key: ServerKey) -> Option<Notice> {
+    pub(super) fn on_ready_pipe(&mut self, key: ServerKey) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        while let Some(event) = self.read_ready_pipe(key) {
+            notices.extend(self.on(key, event));
+        }
+        notices
+    }
+
+    /// What its next line means, if there is one.
+    fn read_ready_pipe(&mut self, key: ServerKey) -> Option<Event> {
         let server = self.table.get_mut(&key)?;
         let state = server.ready.as_mut()?.read();
-        if state != ReadyState::Waiting {
+        if !matches!(state, ReadyState::Waiting | ReadyState::Serving) {
             server.ready = None;
         }
         match state {
             ReadyState::Waiting => None,
-            ReadyState::Ready => self.on(key, Event::Ready),
+            ReadyState::Serving => Some(Event::Serving),
+            ReadyState::Ready => Some(Event::Ready),
             ReadyState::Failed(text) => {
                 server.failure = Some(text);
-                self.on(key, Event::NotReady)
+                Some(Event::NotReady)
             }
             ReadyState::Silent => {
                 // It is about to end: its exit status says more than its silence.
@@ -147,9 +157,9 @@ impl Servers {
     /// Its pidfd is readable.
     pub(super) fn on_pidfd(&mut self, key: ServerKey) -> Vec<Notice> {
         // It may have said why before it ended.
-        let words = self.on_ready_pipe(key);
-        let ended = self.on_end(key);
-        words.into_iter().chain(ended).collect()
+        let mut notices = self.on_ready_pipe(key);
+        notices.extend(self.on_end(key));
+        notices
     }
 
     fn on_end(&mut self, key: ServerKey) -> Option<Notice> {

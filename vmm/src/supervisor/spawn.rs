@@ -17,8 +17,9 @@ use crate::config::{
     StageConfig,
 };
 
+use super::brake;
 use super::confinement::{Birth, Confinement, ConfinementError};
-use super::hosts::{HostDevice, HostError, HostGroup, SYSFS};
+use super::hosts::{self, HostDevice, HostError, HostGroup, SYSFS};
 use super::nodes::{self, Nodes};
 use super::open::OpenFiles;
 use super::programs::{ProgramFile, ProgramMissing, Programs};
@@ -101,7 +102,7 @@ impl Spawner {
             && let Some(waiting) = waiting
                 .take()
                 .and_then(|waiting| waiting.if_usable(&program))
-            && let Some(started) = self.give(waiting, device, &nodes)?
+            && let Some(started) = self.give(waiting, group.number, device, &nodes)?
         {
             return Ok(started);
         }
@@ -164,6 +165,7 @@ impl Spawner {
         let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
         option("--ready-fd", list.add(ready_writer).to_string());
         option("--order-fd", list.add(server_orders).to_string());
+        args.push("--early".into());
         let birth = self.confinement.birth_of_a_spare()?;
         let child = self.device_server_child(program, args, list, birth)?;
         let process = child.spawn().map_err(SpawnError::Spare)?;
@@ -174,6 +176,7 @@ impl Spawner {
     fn give(
         &self,
         waiting: Waiting,
+        group: u32,
         device: &HostDevice,
         nodes: &Nodes,
     ) -> Result<Option<StartedServer>, SpawnError> {
@@ -184,6 +187,7 @@ impl Spawner {
             bar_mmap: self.maps_bars(device),
             allow_no_reset: device.options.allow_no_reset,
             allow_noncoherent: device.options.allow_noncoherent,
+            early: nodes.group.is_some() && may_be_early(group, device),
         };
         let started = waiting.order(&order, theirs.as_fd(), nodes);
         Ok(started.map(|(process, ready)| StartedServer {
@@ -328,6 +332,13 @@ impl FdList {
             child.fd(Self::number(index), fd)
         })
     }
+}
+
+/// Whether the client of a device may be served before that is open. Not where its server could then open another device of the group,
+/// nor where a refusal waits until the host driver has the device again: meanwhile nobody would take what the server sends.
+fn may_be_early(group: u32, device: &HostDevice) -> bool {
+    let alone = hosts::vfio_devices(Path::new(SYSFS), group).len() == 1;
+    alone && !device.options.managed && !brake::may_do_dma(device.host)
 }
 
 fn write_stage(file: &OwnedFd, stage: &StageConfig) -> Result<(), SpawnError> {

@@ -52,7 +52,9 @@ impl Waiting {
         let ending = self.process.try_wait().ok().flatten()?;
         let reason = match self.ready.read() {
             ReadyState::Failed(reason) => reason,
-            ReadyState::Waiting | ReadyState::Ready | ReadyState::Silent => String::new(),
+            ReadyState::Waiting | ReadyState::Serving | ReadyState::Ready | ReadyState::Silent => {
+                String::new()
+            }
         };
         Some((ending, reason))
     }
@@ -136,6 +138,7 @@ mod tests {
             bar_mmap: true,
             allow_no_reset: false,
             allow_noncoherent: false,
+            early: true,
         }
     }
 

@@ -23,6 +23,8 @@ use super::signals::Signals;
 use super::spawn::Connected;
 use super::vmm_process::VmmProcess;
 
+mod notices;
+
 /// Exit status of a process that a signal ended, as shells count it, minus the signal's number.
 const KILLED_BY_SIGNAL: i32 = 128;
 
@@ -91,7 +93,9 @@ impl Watch {
             for happening in self.step()? {
                 match happening {
                     Happening::Signal => return Err(WatchError::Interrupted),
-                    Happening::Notice(Notice::Started { devices, .. }) => {
+                    Happening::Notice(
+                        Notice::Started { devices, .. } | Notice::Connected { devices, .. },
+                    ) => {
                         connected.extend(devices);
                     }
                     Happening::Notice(Notice::Failed { ids, reason, .. }) => {
@@ -219,8 +223,8 @@ impl Watch {
             // What an errand has done is looked for at every step.
             Source::Signal | Source::Errand => Vec::new(),
             Source::Ready(key) => {
-                let notice = self.servers.on_ready_pipe(key);
-                notice.map(Happening::Notice).into_iter().collect()
+                let notices = self.servers.on_ready_pipe(key);
+                notices.into_iter().map(Happening::Notice).collect()
             }
             Source::Server(key) => {
                 let notices = self.servers.on_pidfd(key);
@@ -285,80 +289,6 @@ impl Watch {
         notices
             .into_iter()
             .for_each(|notice| self.on_notice(notice));
-    }
-
-    fn on_notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::Started { attach, devices } => {
-                for (socket, number) in devices.into_iter().map(|(_, socket)| socket).zip(attach) {
-                    self.reply(&Reply::Attached { number }, Some(socket));
-                }
-                self.attachments.spare.expect(Instant::now());
-            }
-            Notice::Failed {
-                attach,
-                ids,
-                devices,
-                reason,
-            } => {
-                tracing::warn!(
-                    device = ids.join(","),
-                    reason,
-                    "A device server did not start"
-                );
-                if let Some(number) = attach {
-                    let answers = self.attachments.refuse(&devices, number, &reason);
-                    self.answer(answers);
-                }
-            }
-            Notice::Lost { ids, hosts, ending } => {
-                let message = "A device server died; its devices are lost to the VM";
-                let device = Some((&*ids.join(","), &*hosts));
-                Event::ServerDied.report(device, "device server", &ending, message);
-            }
-            Notice::Finished { hosts } => {
-                tracing::info!(
-                    pci = hosts,
-                    "A device server has ended after its clients had left"
-                );
-            }
-            Notice::Ended {
-                requests,
-                devices,
-                hosts,
-            } => {
-                tracing::info!(pci = hosts, "The host has its devices back");
-                let answers = self.attachments.give_back(&devices, &requests);
-                self.answer(answers);
-            }
-            Notice::Held {
-                requests,
-                devices,
-                reason,
-            } => {
-                tracing::error!(reason, "The host does not have its devices back");
-                self.attachments.managed.hold(&devices);
-                if self.vmm.is_none() {
-                    eprintln!("bulkhead-vmm: {reason}");
-                    self.status = 1;
-                }
-                for number in requests {
-                    self.reply(&Reply::held(number, &reason), None);
-                }
-                // A server that never served is held too: whoever asked for it need not wait for that.
-                let answers = self.attachments.back(&devices, &[]);
-                self.answer(answers);
-            }
-            Notice::VmmKeeps { hosts } => {
-                if let Some(vmm) = &mut self.vmm {
-                    eprintln!(
-                        "bulkhead-vmm: the VMM does not let go of host device {hosts}, whose device server has ended: \
-                         it is killed"
-                    );
-                    vmm.kill();
-                }
-            }
-        }
     }
 
     fn on_request(&mut self, request: Request) {

@@ -1,6 +1,6 @@
 //! Attaching a device: from a connected socket to a function that can be plugged into the topology.
 //!
-//! The steps are numbered; if one fails, those before it are undone: mappings are unmapped, and the end of the connection makes
+//! In two parts, since a device may still have to be opened when its server speaks already. The steps are numbered; if one fails, those before it are undone: mappings are unmapped, and the end of the connection makes
 //! the server forget everything else.
 
 use std::ops::Range;
@@ -67,28 +67,64 @@ pub enum AttachCause {
     Dma(#[source] DmaError),
 }
 
-/// Attaches the device behind `socket`.
-pub fn attach(
+/// A connection that is agreed on. Dropped, it is closed, and the server forgets everything.
+#[derive(Debug)]
+pub struct Begun {
+    client: Arc<Client>,
+    /// The device has all of guest RAM already.
+    has_ram: bool,
+}
+
+/// Agrees with the server behind `socket`. Before its device is open, the device gets guest RAM if that takes no memory that the host did not
+/// give before: nothing is to be left of one that does not open.
+pub fn begin(
     socket: OwnedFd,
+    before_it_is_open: bool,
     common: &VfioCommon,
     services: &VmServices,
-) -> Result<Arc<VfioUserFunction>, AttachError> {
+) -> Result<Begun, AttachError> {
     let _device = common.span().entered();
-    steps(socket, common, services).map_err(|cause| AttachError {
+    agree(socket, before_it_is_open, services).map_err(|cause| AttachError {
         id: common.id.clone(),
         cause,
     })
 }
 
-fn steps(
-    socket: OwnedFd,
+/// Attaches the device of this connection.
+pub fn attach(
+    begun: Begun,
     common: &VfioCommon,
     services: &VmServices,
-) -> Result<Arc<VfioUserFunction>, AttachCause> {
+) -> Result<Arc<VfioUserFunction>, AttachError> {
+    let _device = common.span().entered();
+    steps(begun, common, services).map_err(|cause| AttachError {
+        id: common.id.clone(),
+        cause,
+    })
+}
+
+fn agree(
+    socket: OwnedFd,
+    before_it_is_open: bool,
+    services: &VmServices,
+) -> Result<Begun, AttachCause> {
     // 1. Version and capabilities. The client closes the connection when it is dropped, so every error below does.
     let mut config = ClientConfig::standard();
     config.dma_handler = Some(Arc::new(RamAccess(Arc::clone(&services.ram))));
     let client = Arc::new(Client::connect(socket, config).map_err(AttachCause::Connect)?);
+    let has_ram = before_it_is_open && services.ram.is_all_there();
+    if has_ram {
+        give_ram(&client, services)?;
+    }
+    Ok(Begun { client, has_ram })
+}
+
+fn steps(
+    begun: Begun,
+    common: &VfioCommon,
+    services: &VmServices,
+) -> Result<Arc<VfioUserFunction>, AttachCause> {
+    let Begun { client, has_ram } = begun;
     // 2. What the device is, and whether that makes sense.
     let description = describe(&client).map_err(AttachCause::Describe)?;
     if !description.info.reset && !common.options.allow_no_reset {
@@ -105,18 +141,9 @@ fn steps(
     let registers =
         DeviceConfig::new(copy, bars, capabilities, has_intx).map_err(AttachCause::Bars)?;
     // 4. Guest RAM, all of it, before a guest byte can reach the device.
-    let began = Instant::now();
-    services.ram.take_huge_pages();
-    let ms = began.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(
-        stage = "huge-pages",
-        ms,
-        "guest RAM is in pages of 2 MiB where there are any"
-    );
-    let began = Instant::now();
-    map_ram(&client, &services.ram).map_err(AttachCause::Dma)?;
-    let ms = began.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(stage = "dma-map", ms, "the device reaches guest RAM");
+    if !has_ram {
+        give_ram(&client, services)?;
+    }
     // 5. Doorbells: writes that need no message.
     let reserved = reserved(&description);
     let doorbells =
@@ -155,6 +182,22 @@ fn steps(
         config: registers,
     };
     Ok(VfioUserFunction::new(parts))
+}
+
+fn give_ram(client: &Client, services: &VmServices) -> Result<(), AttachCause> {
+    let began = Instant::now();
+    services.ram.take_huge_pages();
+    let ms = began.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(
+        stage = "huge-pages",
+        ms,
+        "guest RAM is in pages of 2 MiB where there are any"
+    );
+    let began = Instant::now();
+    map_ram(client, &services.ram).map_err(AttachCause::Dma)?;
+    let ms = began.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(stage = "dma-map", ms, "the device reaches guest RAM");
+    Ok(())
 }
 
 /// Maps what the operator and the host's CPU let it.

@@ -48,7 +48,7 @@ use crate::kvm::Vm;
 use crate::memory::ram::GuestRam;
 use crate::pci::PciWindows;
 
-pub use attach::{AttachCause, AttachError, attach};
+pub use attach::{AttachCause, AttachError, Begun, attach, begin};
 pub use function::VfioUserFunction;
 
 /// What of the VM a device needs.

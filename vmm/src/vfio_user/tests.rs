@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use fake_device::{DEVCTL, FakeDevice, MSIX, Running, Seen};
 use protocol::{IrqAction, IrqIndex, IrqInfoFlags, SparseArea};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::address_space::{AddressRange, AddressSpaces};
@@ -77,7 +78,8 @@ impl Machine {
         common: &VfioCommon,
     ) -> (Result<Arc<VfioUserFunction>, String>, Running) {
         let (socket, running) = device.start();
-        let attached = attach(socket, common, &self.services);
+        let begun = begin(socket, false, common, &self.services);
+        let attached = begun.and_then(|begun| attach(begun, common, &self.services));
         (
             attached.map_err(|error| crate::one_line::one_line(&error)),
             running,
@@ -92,6 +94,14 @@ impl Machine {
         });
         running.take_seen();
         (function, running)
+    }
+
+    /// From then on the host has given memory for all of it.
+    fn touch_all_of_ram(&self) {
+        let ram = self.services.ram.guest_memory();
+        for page in (0..RAM_BYTES).step_by(4096) {
+            ram.write_obj(0_u8, GuestAddress(page)).unwrap();
+        }
     }
 
     fn slots(&self) -> usize {

@@ -1,9 +1,10 @@
 //! A real PCI device of the host, through VFIO.
 //!
 //! The only code of Bulkhead that speaks VFIO. `open` is called before the sandbox closes, and says which descriptors the
-//! devices need afterwards (`sandbox::roles::vfio` says what for). No migration, no hot reset of a whole bus.
+//! devices need afterwards (`sandbox::roles::vfio` says what for); so does `open_early`, which leaves the device to be opened in it. No migration, no hot reset of a whole bus.
 
 mod opening;
+mod early;
 mod device;
 mod renewal;
 mod file_maps;
@@ -26,6 +27,7 @@ mod ioctls;
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::{DmaMap, Errno, IovaRange, PciAddress, RegionIndex, SetIrqs};
@@ -35,10 +37,12 @@ use sandbox::roles::vfio::VfioDescriptors;
 
 pub use self::choice::IommuBackend;
 use self::choice::{Way, choose};
-use self::device::VfioDevice;
 use self::dma::{DmaSpace, Iommu, SessionId};
+pub use self::early::Unopened;
+use self::early::{Begun, Device};
 pub use self::error::OpenError;
-use self::opening::{Allowed, through_group, through_iommufd};
+use self::members::Members;
+use self::opening::{Allowed, Opened, through_group, through_iommufd};
 use crate::backend::{Backend, DeviceDescription, MessageDma};
 
 /// How devices are opened.
@@ -79,7 +83,16 @@ pub struct WantedDevice {
     pub node: Option<OwnedFd>,
 }
 
-/// Devices that are open.
+impl OpenOptions {
+    fn allowed(&self) -> Allowed {
+        Allowed {
+            no_reset: self.allow_no_reset,
+            noncoherent: self.allow_noncoherent,
+        }
+    }
+}
+
+/// Devices that are open, or left to be.
 #[derive(Debug)]
 pub struct OpenDevices {
     /// One for each, in the order in which they were wanted.
@@ -94,42 +107,82 @@ pub struct OpenDevices {
 ///
 /// The backends share the group and its DMA address space (see `dma`). Dropping the last one closes the group.
 pub fn open(mut wanted: Vec<WantedDevice>, options: OpenOptions) -> Result<OpenDevices, OpenError> {
+    let allowed = options.allowed();
     let (members, way) = choose(&mut wanted, options.iommu, options.given)?;
-    let allowed = Allowed {
-        no_reset: options.allow_no_reset,
-        noncoherent: options.allow_noncoherent,
-    };
     let opened = match way {
         Way::Type1(fds) => through_group(&members, fds, &wanted, allowed)?,
         Way::Iommufd(fds) => through_iommufd(&members, fds, &wanted, allowed)?,
     };
+    finish(&members, opened)
+}
+
+fn finish(members: &Members, opened: Opened) -> Result<OpenDevices, OpenError> {
     let (descriptors, folders) = opened.needs().map_err(OpenError::step(
         "copy a file descriptor, for a server",
         members.first,
     ))?;
-    let dma = Arc::new(Mutex::new(DmaSpace::new(opened.iommu)));
-    let backends = opened.devices.into_iter().zip((0..).map(SessionId));
-    let backends = backends.map(|(device, session)| {
+    let devices = opened.devices.into_iter().map(Device::Open);
+    Ok(OpenDevices {
+        backends: backends(devices, opened.iommu, &opened.authority),
+        descriptors,
+        folders,
+    })
+}
+
+/// As `open`, for one device with one client. With a group the device is left to be opened, and its client can be served already.
+pub fn open_early(
+    mut wanted: WantedDevice,
+    options: OpenOptions,
+) -> Result<(OpenDevices, Option<Unopened>), OpenError> {
+    let allowed = options.allowed();
+    let (members, way) = choose(slice::from_mut(&mut wanted), options.iommu, options.given)?;
+    let fds = match way {
+        Way::Type1(fds) => fds,
+        Way::Iommufd(fds) => {
+            let opened = through_iommufd(&members, fds, &[wanted], allowed)?;
+            return Ok((finish(&members, opened)?, None));
+        }
+    };
+    let Begun {
+        device,
+        unopened,
+        type1,
+        group,
+        descriptors,
+    } = early::begin(members, fds, wanted, allowed)?;
+    let authority: Arc<dyn Any + Send + Sync> = group;
+    let open = OpenDevices {
+        backends: backends([device], Box::new(type1), &authority),
+        descriptors,
+        folders: Vec::new(),
+    };
+    Ok((open, Some(unopened)))
+}
+
+fn backends(
+    devices: impl IntoIterator<Item = Device>,
+    iommu: Box<dyn Iommu>,
+    authority: &Arc<dyn Any + Send + Sync>,
+) -> Vec<Box<dyn Backend>> {
+    let dma = Arc::new(Mutex::new(DmaSpace::new(iommu)));
+    let devices = devices.into_iter().zip((0..).map(SessionId));
+    let backends = devices.map(|(device, session)| {
         let dma = Arc::clone(&dma);
         Box::new(VfioBackend {
             device,
             session,
             dma,
-            _authority: Arc::clone(&opened.authority),
+            _authority: Arc::clone(authority),
         }) as Box<dyn Backend>
     });
-    Ok(OpenDevices {
-        backends: backends.collect(),
-        descriptors,
-        folders,
-    })
+    backends.collect()
 }
 
 /// A device of the group, for one session at a time.
 #[derive(Debug)]
 struct VfioBackend {
     // Fields drop in this order: the device closes before the group or the iommufd does.
-    device: VfioDevice,
+    device: Device,
     session: SessionId,
     dma: Arc<Mutex<DmaSpace<Box<dyn Iommu>>>>,
     _authority: Arc<dyn Any + Send + Sync>,
@@ -144,6 +197,10 @@ impl VfioBackend {
 }
 
 impl Backend for VfioBackend {
+    fn opened(&mut self) -> Result<(), Errno> {
+        self.device.wait()
+    }
+
     fn describe(&self) -> &DeviceDescription {
         self.device.description()
     }
@@ -154,7 +211,7 @@ impl Backend for VfioBackend {
         offset: u64,
         data: &mut [u8],
     ) -> Result<(), Errno> {
-        self.device.read(region, offset, data)
+        self.device.open()?.read(region, offset, data)
     }
 
     fn region_write(
@@ -164,11 +221,11 @@ impl Backend for VfioBackend {
         data: &[u8],
         _dma: &mut dyn MessageDma,
     ) -> Result<(), Errno> {
-        self.device.write(region, offset, data)
+        self.device.open()?.write(region, offset, data)
     }
 
     fn set_irqs(&mut self, request: SetIrqs) -> Result<(), Errno> {
-        self.device.set_irqs(request)
+        self.device.open()?.set_irqs(request)
     }
 
     fn dma_map(&mut self, map: &DmaMap) -> Result<(), Errno> {
@@ -180,16 +237,17 @@ impl Backend for VfioBackend {
     }
 
     fn reset(&mut self) -> Result<(), Errno> {
-        self.device.reset()
+        self.device.open()?.reset()
     }
 
     fn client_gone(&mut self) -> Result<(), Errno> {
-        // 1. The device starts no transfer and raises no interrupt any more.
-        let stopped = self.device.stop();
+        // 1. The device starts no transfer and raises no interrupt any more. One that never opened did not begin.
+        let opened = self.device.wait();
+        let stopped = opened.and_then(|()| self.device.open()?.stop());
         // 2. It reaches no memory of this client any more.
         let unmapped = self.dma().unmap_all(self.session);
         // 3. It is reset, and nothing that the client wrote is left in it; or it has no other client.
-        let renewed = self.device.renew();
+        let renewed = opened.and_then(|()| self.device.open()?.renew());
         stopped.and(unmapped).and(renewed)
     }
 }

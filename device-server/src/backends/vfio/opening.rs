@@ -46,13 +46,15 @@ pub(super) struct Opened {
     descriptor: IommuDescriptor,
 }
 
-/// Through the nodes of the group.
-pub(super) fn through_group(
-    members: &Members,
-    fds: GroupFds,
-    wanted: &[WantedDevice],
-    allowed: Allowed,
-) -> Result<Opened, OpenError> {
+/// A group that can map memory, and no device of it is open yet.
+pub(super) struct Prepared {
+    pub(super) group: Arc<Group>,
+    pub(super) coherency: Coherency,
+    pub(super) type1: Type1,
+}
+
+/// Gives the group its container.
+pub(super) fn prepare(members: &Members, fds: GroupFds) -> Result<Prepared, OpenError> {
     let group = Arc::new(Group::new(members, fds)?);
     let enforced = group.enforces_coherency().map_err(OpenError::step(
         "ask what the IOMMU can do for DMA",
@@ -69,6 +71,25 @@ pub(super) fn through_group(
         "duplicate the container's file descriptor",
         members.first,
     ))?);
+    Ok(Prepared {
+        group,
+        coherency,
+        type1,
+    })
+}
+
+/// Through the nodes of the group.
+pub(super) fn through_group(
+    members: &Members,
+    fds: GroupFds,
+    wanted: &[WantedDevice],
+    allowed: Allowed,
+) -> Result<Opened, OpenError> {
+    let Prepared {
+        group,
+        coherency,
+        type1,
+    } = prepare(members, fds)?;
     let mut devices = Vec::new();
     for device in wanted {
         let address = device.address;

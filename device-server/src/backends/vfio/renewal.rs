@@ -81,11 +81,12 @@ impl Renewal {
     }
 }
 
-fn replace(device: &mut OwnedFd, with: &OwnedFd) -> io::Result<()> {
+/// Puts `with` at the number of `device`, which is closed.
+pub(super) fn replace(device: &mut OwnedFd, with: &OwnedFd) -> io::Result<()> {
     Ok(rustix::io::dup3(with, device, DupFlags::CLOEXEC)?)
 }
 
 /// A descriptor that nothing can be done with: an eventfd that nobody waits for.
-fn harmless() -> io::Result<OwnedFd> {
+pub(super) fn harmless() -> io::Result<OwnedFd> {
     Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?)
 }

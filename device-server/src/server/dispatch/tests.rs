@@ -12,6 +12,8 @@ struct Recorder {
     description: DeviceDescription,
     calls: Vec<String>,
     fails_with: Option<Errno>,
+    /// What it says of being open.
+    opened: Result<(), Errno>,
 }
 
 struct NoMessages;
@@ -52,6 +54,7 @@ impl Recorder {
             description,
             calls: Vec::new(),
             fails_with: None,
+            opened: Ok(()),
         }
     }
 
@@ -62,6 +65,10 @@ impl Recorder {
 }
 
 impl Backend for Recorder {
+    fn opened(&mut self) -> Result<(), Errno> {
+        self.opened
+    }
+
     fn describe(&self) -> &DeviceDescription {
         &self.description
     }
@@ -178,6 +185,40 @@ fn read_of_the_device_is_the_reply() {
     ));
     assert_eq!(errno(dispatcher.dispatch(read(0, 61, 4))), Errno::INVAL);
     assert_eq!(device.calls, ["read BAR0 60 4"]);
+}
+
+#[test]
+fn device_that_is_not_open_is_asked_for_nothing_but_maps() {
+    let mut device = Recorder::new();
+    device.opened = Err(Errno::IO);
+    let mut dispatcher = Dispatcher::new(&mut device, 4);
+    let write = |region| Write {
+        region,
+        offset: 0,
+        data: &[1],
+    };
+    for command in [
+        Command::DeviceInfo,
+        Command::IrqInfo(IrqIndex::MSIX),
+        Command::DeviceReset,
+        read(0, 0, 4),
+        irqs(IrqIndex::MSIX, 0, 1, IrqAction::Trigger),
+    ] {
+        assert_eq!(errno(dispatcher.dispatch(command)), Errno::IO);
+    }
+    let bar2 = RegionIndex(2);
+    let refused = dispatcher.region_write(write(bar2), &mut NoMessages);
+    assert_eq!(errno(refused), Errno::IO);
+    let writes = [write(bar2), write(bar2)];
+    let refused = dispatcher.region_write_multi(writes.into_iter(), &mut NoMessages);
+    assert_eq!(errno(refused), Errno::IO);
+    done(dispatcher.dispatch(map(0x1000, None)));
+    let range = IovaRange::new(Iova(0x1000), 0x1000).expect("range");
+    assert_eq!(
+        device.calls,
+        [format!("map {range}")],
+        "the device itself was asked for nothing"
+    );
 }
 
 #[test]

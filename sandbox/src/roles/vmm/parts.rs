@@ -233,10 +233,9 @@ pub(super) fn attach(late: u64) -> Vec<Rule> {
         )
         .arg(2, Arg::WithoutBits(PROT_EXEC))
         .arg(4, Arg::AtLeast(late)),
-        late_only(
+        call(
             libc::SYS_fstat,
-            late,
-            "BARs and images: where a lent file ends, if it does",
+            "BARs and images: where a lent file ends, if it does; memory: is all of it there",
         ),
         late_only(
             libc::SYS_newfstatat,

@@ -55,6 +55,45 @@ fn attach_gives_the_socket_of_the_answer() {
     );
 }
 
+/// A supervisor that connects a device, and then says this of it, if anything.
+fn connected(then: Option<fn(u32) -> Reply>) -> (Supervisor, ControlSocket, Opening) {
+    let (supervisor, theirs) = pair();
+    let served = thread::spawn(move || {
+        let number = next(&theirs).number();
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let reply = Reply::Connected { number };
+        theirs.send(&reply.encode(), Some(reader.as_fd())).unwrap();
+        if let Some(then) = then {
+            theirs.send(&then(number).encode(), None).unwrap();
+        }
+        theirs
+    });
+    let (_socket, opening) = supervisor.attach("net", target()).unwrap();
+    let opening = opening.expect("it is not open yet");
+    (supervisor, served.join().unwrap(), opening)
+}
+
+#[test]
+fn device_that_is_connected_is_waited_for_until_it_is_attached() {
+    let (_supervisor, _theirs, opening) = connected(Some(|number| Reply::Attached { number }));
+    opening.wait().unwrap();
+}
+
+#[test]
+fn device_that_is_connected_can_still_be_refused() {
+    let refuse = |number| Reply::refused(number, "no reset");
+    let (_supervisor, _theirs, opening) = connected(Some(refuse));
+    assert_eq!(opening.wait().unwrap_err().to_string(), "no reset");
+}
+
+#[test]
+fn device_that_is_connected_and_given_up_is_waited_for_by_nobody() {
+    let (supervisor, _theirs, opening) = connected(None);
+    assert_eq!(lock(&supervisor.waiting).by_number.len(), 1);
+    drop(opening);
+    assert!(lock(&supervisor.waiting).by_number.is_empty());
+}
+
 #[test]
 fn refusal_is_told_in_the_words_of_the_supervisor() {
     let (supervisor, theirs) = pair();

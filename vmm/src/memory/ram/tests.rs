@@ -57,6 +57,23 @@ fn prealloc_takes_the_pages_at_once() {
 }
 
 #[test]
+fn memory_is_all_there_when_every_page_was_touched() {
+    let ram = ram(&config(8 << 20)).unwrap();
+    let touch = |from: u64, to: u64| {
+        for page in (from..to).step_by(4096) {
+            let memory = ram.guest_memory();
+            memory.write_obj(0_u8, GuestAddress(page)).unwrap();
+        }
+    };
+    assert!(!ram.is_all_there());
+    // The rest is more than a huge page, of which one touch may take all.
+    touch(0, 5 << 20);
+    assert!(!ram.is_all_there());
+    touch(5 << 20, 8 << 20);
+    assert!(ram.is_all_there());
+}
+
+#[test]
 fn more_memory_than_the_host_has_is_refused_with_both_numbers() {
     let refused = ram(&config(1 << 44)).unwrap_err().to_string();
     assert!(

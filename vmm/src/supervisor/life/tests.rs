@@ -2,8 +2,9 @@ use super::*;
 
 const FREE: Event = Event::Free { clean: true };
 const UNCLEAN: Event = Event::Free { clean: false };
-const EVENTS: [Event; 9] = [
+const EVENTS: [Event; 10] = [
     Event::Finished,
+    Event::Serving,
     Event::Ready,
     Event::NotReady,
     Event::LetGo,
@@ -76,6 +77,19 @@ fn server_that_could_not_take_its_devices_back_is_told_and_then_accepted() {
     let (life, done) = run(Life::Serving, &[Event::Exited, UNCLEAN, Event::LetGo]);
     assert_eq!(life, Life::Unclean);
     assert_eq!(done, [Action::ReportLoss, Action::ReportUnclean]);
+}
+
+#[test]
+fn server_that_serves_early_is_still_starting_and_can_fail() {
+    let (life, done) = run(Life::Starting, &[Event::Serving]);
+    assert_eq!((life, done), (Life::Starting, vec![Action::Connect]));
+    let (ready, done) = run(life, &[Event::Ready]);
+    assert_eq!((ready, done), (Life::Serving, vec![Action::HandOver]));
+    let (failed, done) = run(life, &[Event::NotReady]);
+    assert_eq!(
+        (failed, done),
+        (Life::Killed, vec![Action::Fail, Action::Kill])
+    );
 }
 
 #[test]

@@ -22,6 +22,11 @@ fn add_server(watch: &mut Watch, number: u32, script: &str) {
 
 /// The same of a group with these devices; the script has the socket of the first.
 fn add_server_of(watch: &mut Watch, number: u32, ids: &[&str], script: &str) {
+    start_server(watch, number, ids, script, None);
+}
+
+/// The same, for this request.
+fn start_server(watch: &mut Watch, number: u32, ids: &[&str], script: &str, attach: Option<u32>) {
     let (ready, ready_writer) = ReadyPipe::new().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let child = Child::new("/bin/sh", vec!["-c".into(), script.into()]);
@@ -50,7 +55,7 @@ fn add_server_of(watch: &mut Watch, number: u32, ids: &[&str], script: &str) {
             ready,
             sockets,
         },
-        None,
+        attach,
     );
 }
 
@@ -71,6 +76,40 @@ fn ready_servers_hand_over_their_sockets() {
     let mut ids: Vec<_> = devices.iter().map(|(id, _)| id.as_str()).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["dev1", "dev2"]);
+}
+
+/// What is said to the VMM of a server that is started for its request 7, each time with or without a socket.
+fn replies_of(script: &str) -> [(Reply, bool); 2] {
+    let mut watch = watch(Policy::default());
+    start_server(&mut watch, 1, &["dev1"], script, Some(7));
+    let (_, replies) = with_vmm(watch, move |control| {
+        [(); 2].map(|()| {
+            let (reply, socket) = receive(&control);
+            (reply, socket.is_some())
+        })
+    });
+    replies
+}
+
+#[test]
+fn socket_of_a_server_that_serves_early_goes_to_the_vmm_before_its_device_is_there() {
+    let script =
+        "echo '{\"serving\":true}' >&3; echo '{\"ready\":true}' >&3; exec 3>&-; cat <&4 >/dev/null";
+    let (connected, attached) = (
+        Reply::Connected { number: 7 },
+        Reply::Attached { number: 7 },
+    );
+    assert_eq!(replies_of(script), [(connected, true), (attached, false)]);
+}
+
+#[test]
+fn server_that_serves_early_and_cannot_open_its_device_is_a_refusal() {
+    let script = "echo '{\"serving\":true}' >&3; echo '{\"error\":\"no reset\"}' >&3; exit 1";
+    let (connected, refused) = (
+        Reply::Connected { number: 7 },
+        Reply::refused(7, "no reset"),
+    );
+    assert_eq!(replies_of(script), [(connected, true), (refused, false)]);
 }
 
 #[test]

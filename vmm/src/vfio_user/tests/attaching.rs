@@ -18,6 +18,47 @@ fn attach_gives_the_device_all_of_ram_and_touches_nothing_else() {
     assert_eq!(machine.slots(), 1, "no BAR decodes yet");
 }
 
+const ALL_OF_RAM: Seen = Seen::DmaMap {
+    start: 0,
+    len: RAM_BYTES,
+};
+
+/// What a device has seen when it is open, and from then on until it is attached.
+fn seen_of_an_early_one(machine: &Machine) -> [Vec<Seen>; 2] {
+    let (socket, running) = FakeDevice::new().start();
+    let begun = begin(socket, true, &common(), &machine.services).unwrap();
+    let when_open = running.take_seen();
+    let attached = attach(begun, &common(), &machine.services);
+    let seen = [when_open, running.take_seen()];
+    drop(attached.unwrap());
+    seen
+}
+
+#[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
+fn device_that_is_not_open_yet_gets_ram_that_is_all_there() {
+    let machine = Machine::new();
+    machine.touch_all_of_ram();
+    assert_eq!(seen_of_an_early_one(&machine), [vec![ALL_OF_RAM], vec![]]);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
+fn device_that_is_not_open_yet_takes_no_memory_from_the_host() {
+    let machine = Machine::new();
+    assert_eq!(seen_of_an_early_one(&machine), [vec![], vec![ALL_OF_RAM]]);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm: scripts/test"]
+fn device_that_is_not_opened_is_let_go() {
+    let machine = Machine::new();
+    machine.touch_all_of_ram();
+    let (socket, running) = FakeDevice::new().start();
+    drop(begin(socket, true, &common(), &machine.services).unwrap());
+    assert_eq!(running.wait_until_closed(), [ALL_OF_RAM, Seen::Closed]);
+}
+
 /// Attaching this fails with this text, and nothing is left behind.
 fn refused(device: FakeDevice, text: &str) {
     let machine = Machine::new();
