@@ -84,11 +84,13 @@ fn last(log: &str, words: &str) -> Result<usize> {
 const SERVED: &str = "A client is served";
 const HAS_MEMORY: &str = "the device reaches guest RAM";
 const OPEN: &str = "device is open";
+/// Only then is a client served before its device is open; and its log says so.
+const THROUGH_ITS_GROUP: [&str; 4] = ["-iommu-backend", "type1", "-log-level", "info"];
 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn client_of_a_server_that_waited_has_its_memory_before_the_device_is_open() -> Result<()> {
-    let mut machine = machine_with_a_slot(&["-log-level", "info"])?;
+    let mut machine = machine_with_a_slot(&THROUGH_ITS_GROUP)?;
     // A guest's memory that is not there yet is not taken for a device that may not open.
     for has_memory_before in [false, true] {
         machine.vm.spare_pid()?;
@@ -109,7 +111,7 @@ fn client_of_a_server_that_waited_has_its_memory_before_the_device_is_open() -> 
 #[test]
 #[ignore = "runs in the lab: scripts/test"]
 fn device_whose_dma_is_on_is_open_before_its_client_is_served() -> Result<()> {
-    let mut machine = machine_with_a_slot(&["-log-level", "info"])?;
+    let mut machine = machine_with_a_slot(&THROUGH_ITS_GROUP)?;
     let waited = machine.vm.spare_pid()?;
     HostDevice::at(NVME).become_bus_master()?;
     ensure!(plug(&mut machine)? == waited, "it was taken");
@@ -323,8 +325,8 @@ fn device_that_does_not_open_while_its_client_is_served_is_refused_with_its_caus
 -> Result<()> {
     HostDevice::at(NO_RESET).give_to_vfio()?;
     let policy = format!("allow-host={NO_RESET}");
-    let options = ["-log-level", "info", "-device", PORT, "-device-policy"];
-    let mut machine = Machine::start(&[&options[..], &[&policy]].concat())?;
+    let slot = ["-device", PORT, "-device-policy", &policy];
+    let mut machine = Machine::start(&[&slot, &THROUGH_ITS_GROUP[..]].concat())?;
     let waited = machine.vm.spare_pid()?;
     let add = add_nvme("disk", "").replace(NVME, NO_RESET);
     let (class, text) = machine.qmp.refused(&add)?;
