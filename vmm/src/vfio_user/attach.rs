@@ -114,7 +114,7 @@ fn agree(
     let client = Arc::new(Client::connect(socket, config).map_err(AttachCause::Connect)?);
     let has_ram = before_it_is_open && services.ram.is_all_there();
     if has_ram {
-        give_ram(&client, services)?;
+        give_ram(&client, services, true)?;
     }
     Ok(Begun { client, has_ram })
 }
@@ -142,7 +142,7 @@ fn steps(
         DeviceConfig::new(copy, bars, capabilities, has_intx).map_err(AttachCause::Bars)?;
     // 4. Guest RAM, all of it, before a guest byte can reach the device.
     if !has_ram {
-        give_ram(&client, services)?;
+        give_ram(&client, services, false)?;
     }
     // 5. Doorbells: writes that need no message.
     let reserved = reserved(&description);
@@ -184,7 +184,8 @@ fn steps(
     Ok(VfioUserFunction::new(parts))
 }
 
-fn give_ram(client: &Client, services: &VmServices) -> Result<(), AttachCause> {
+/// `early`: before the device is open.
+fn give_ram(client: &Client, services: &VmServices, early: bool) -> Result<(), AttachCause> {
     let began = Instant::now();
     services.ram.take_huge_pages();
     let ms = began.elapsed().as_secs_f64() * 1000.0;
@@ -196,7 +197,8 @@ fn give_ram(client: &Client, services: &VmServices) -> Result<(), AttachCause> {
     let began = Instant::now();
     map_ram(client, &services.ram).map_err(AttachCause::Dma)?;
     let ms = began.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(stage = "dma-map", ms, "the device reaches guest RAM");
+    let stage = "dma-map";
+    tracing::info!(stage, ms, early, "the device reaches guest RAM");
     Ok(())
 }
 
