@@ -210,6 +210,14 @@ fn server_that_waits_is_told_where_and_nothing_of_devices() {
     };
     assert_eq!((spare.order_fd, spare.process.ready_fd), (4, Some(3)));
     assert_eq!(spare.options.max_locked_memory, Some(5));
+    assert!(
+        !spare.early,
+        "as a supervisor asks that knows nothing of it"
+    );
+    let Task::Wait(spare) = parse_task(&format!("{words} --early")).expect("valid") else {
+        panic!("spare expected");
+    };
+    assert!(spare.early);
     for words in [
         "spare",
         "spare --order-fd 2",

@@ -11,16 +11,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use protocol::pci::PciAddress;
 
+use super::deadline::DEVICE_LOOK;
 use super::hosts::{self, SYSFS};
 
 const COMMAND: u64 = 0x04;
 const BUS_MASTER: u8 = 1 << 2;
-/// How long one look at a device may take.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Clears the bus master bit of the devices, but of none that another driver has by now. On a thread of its own, which the process
 /// does not wait for: the kernel holds such a write up while a device is being reset.
@@ -44,16 +42,16 @@ pub(super) fn stop_dma(devices: Vec<PciAddress>) -> io::Result<()> {
 
 /// Whether a device may start accesses of its own: bus mastering is on, or that cannot be told soon. The kernel holds up whoever looks while
 /// the device is being reset or woken, so another thread does, and one at a time.
-pub(super) fn may_do_dma(device: PciAddress) -> bool {
+pub(super) fn may_do_dma(sysfs: &Path, device: PciAddress) -> bool {
     static LOOKS: AtomicBool = AtomicBool::new(false);
     if LOOKS.swap(true, Ordering::Relaxed) {
         return true;
     }
+    let config = hosts::folder_of(sysfs, device).join("config");
     let (sender, found) = channel();
     let look = std::thread::Builder::new()
         .name("look".to_owned())
         .spawn(move || {
-            let config = hosts::folder_of(Path::new(SYSFS), device).join("config");
             let command = File::open(config).and_then(|file| command(&file));
             LOOKS.store(false, Ordering::Relaxed);
             // Who asked may have given up.
@@ -63,7 +61,7 @@ pub(super) fn may_do_dma(device: PciAddress) -> bool {
         LOOKS.store(false, Ordering::Relaxed);
         return true;
     }
-    match found.recv_timeout(LOOK) {
+    match found.recv_timeout(DEVICE_LOOK) {
         Ok(Ok(command)) => command & BUS_MASTER != 0,
         Ok(Err(_)) | Err(_) => true,
     }
@@ -91,6 +89,11 @@ fn command(config: &File) -> io::Result<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -126,5 +129,49 @@ mod tests {
     fn device_that_vfio_has_or_that_was_unbound_is_stopped_and_one_of_another_driver_is_not() {
         let commands = [Some("vfio-pci"), None, Some("nvme")].map(command_after);
         assert_eq!(commands, [0x03, 0x03, 0x07]);
+    }
+    /// A device whose configuration space is this file, in a folder of its own.
+    fn device(name: &str, make: impl FnOnce(&Path)) -> (PathBuf, PciAddress) {
+        let name = format!("bulkhead-look-{}-{name}", std::process::id());
+        let sysfs = std::env::temp_dir().join(name);
+        let device = "0000:00:04.0".parse().unwrap();
+        let folder = hosts::folder_of(&sysfs, device);
+        std::fs::create_dir_all(&folder).unwrap();
+        make(&folder.join("config"));
+        (sysfs, device)
+    }
+
+    /// One test, since there is one look at a time.
+    #[test]
+    fn device_may_do_dma_unless_its_bus_mastering_is_seen_to_be_off() {
+        let with = |command: u8| {
+            device(&command.to_string(), |config| {
+                std::fs::write(config, [0x86, 0x80, 0xd3, 0x10, command]).unwrap();
+            })
+        };
+        let ((off, address), (on, _)) = (with(0x03), with(0x07));
+        // A busy host may be late.
+        let in_time = Instant::now() + Duration::from_secs(10);
+        while may_do_dma(&off, address) {
+            assert!(Instant::now() < in_time);
+        }
+        assert!(may_do_dma(&on, address));
+        let (nothing, _) = device("nothing", |_| {});
+        assert!(may_do_dma(&nothing, address), "it cannot be read");
+        let (held, _) = device("held", |config| {
+            mknodat(CWD, config, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        });
+        let begun = Instant::now();
+        assert!(may_do_dma(&held, address), "whoever opens it waits");
+        assert!(begun.elapsed() >= DEVICE_LOOK);
+        assert!(may_do_dma(&off, address), "another look is under way");
+        let config = hosts::folder_of(&held, address).join("config");
+        drop(File::options().write(true).open(config).unwrap());
+        while may_do_dma(&off, address) {
+            assert!(Instant::now() < in_time, "and it can be looked again");
+        }
+        for folder in [off, on, nothing, held] {
+            std::fs::remove_dir_all(folder).unwrap();
+        }
     }
 }

@@ -21,6 +21,9 @@ pub(super) const BRAKE: Duration = Duration::from_secs(5);
 pub(super) const LET_GO: Duration = Duration::from_secs(60);
 /// Between two looks whether a group is free.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// For the configuration space of a device to be read: it takes a millisecond where the device is neither being reset nor woken, and a busy
+/// host some more. Everything else waits meanwhile.
+pub(super) const DEVICE_LOOK: Duration = Duration::from_millis(200);
 /// From the last thing that the VMM asked for to the start of a device server that waits for the next. Source: `device_add` takes up to
 /// 3 s in the slowest VM of the tests, and a guest another second to use the device.
 pub(super) const SPARE: Duration = Duration::from_secs(5);

@@ -337,8 +337,9 @@ impl FdList {
 /// Whether the client of a device may be served before that is open. Not where its server could then open another device of the group,
 /// nor where a refusal waits until the host driver has the device again: meanwhile nobody would take what the server sends.
 fn may_be_early(group: u32, device: &HostDevice) -> bool {
-    let alone = hosts::vfio_devices(Path::new(SYSFS), group).len() == 1;
-    alone && !device.options.managed && !brake::may_do_dma(device.host)
+    let sysfs = Path::new(SYSFS);
+    let alone = hosts::vfio_devices(sysfs, group).len() == 1;
+    alone && !device.options.managed && !brake::may_do_dma(sysfs, device.host)
 }
 
 fn write_stage(file: &OwnedFd, stage: &StageConfig) -> Result<(), SpawnError> {
